@@ -1,0 +1,49 @@
+"""The errors a user can cause, each with the exit code of the command line.
+
+Every message is one line: what, where, the value, what is allowed. `cli` prints it after `hypergen: ` and leaves
+with `exit_code`; from Python they are ordinary exceptions. Imports nothing.
+"""
+
+
+class HypergenError(Exception):
+    """Any failure that hypergen explains in one line."""
+
+    exit_code = 1
+
+
+class InputError(HypergenError, ValueError):
+    """Bad input or configuration; nothing was written."""
+
+    exit_code = 2
+
+
+class CheckpointError(HypergenError):
+    """A run folder without one valid checkpoint to continue from."""
+
+    exit_code = 3
+
+
+class LockedError(HypergenError):
+    """The run folder belongs to another running process."""
+
+    exit_code = 4
+
+
+class NonFiniteError(HypergenError):
+    """Loss or gradient is NaN or infinite; the step was not taken."""
+
+    exit_code = 5
+
+
+class DiskError(HypergenError):
+    """The disk refused a write; what was there before is untouched."""
+
+    exit_code = 6
+
+
+class Interrupted(HypergenError):
+    """SIGINT (130) or SIGTERM (143) arrived; the state was saved first."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

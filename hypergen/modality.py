@@ -1,0 +1,110 @@
+"""The whole contract of an adapter: a codec (items <-> tokens) plus a model that maps ids to logits.
+
+The core (training, decoding, measuring) sees only these two protocols and never learns what a token means. A third
+modality is a module with `build` and `load` and one line in `registry`; `tests/toy.py` is one.
+Does not know: text, pictures, files, or any library besides torch.
+
+Shape letters: N items, B batch, T tokens, P prompt, S completion, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+Item = Any  # a raw example: str, PIL image, ...; only its adapter looks inside
+State = Any  # what a model remembers of a prefix (its key-value cache); only its model looks inside
+
+
+class TokenModel(Protocol):
+    """An `nn.Module` over ids of one vocabulary. Every method takes and returns tensors on the module's device."""
+
+    num_tokens: int  # V: ids run from 0 to V - 1
+    context_length: int  # the most tokens that one sequence may have
+    blocks: Sequence[nn.Module]  # the transformer's blocks, in order
+    tail: Sequence[nn.Module]  # what follows the last block: final norm and, when not tied to the input, the head
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, D), what `head` turns into logits."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V) logits. Called on slices, so that (B, T, V) need never exist."""
+        ...
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, V) logits: `head(hidden(tokens))`. Position t predicts token t + 1."""
+        ...
+
+    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, State]:
+        """(B, P) ids, P >= 1, no padding -> logits (B, V) of the next token, and the state after the prompt."""
+        ...
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B,) ids -> logits (B, V) of the token after it, and the new state; the prefix is never recomputed."""
+        ...
+
+    def select(self, state: State, rows: Tensor) -> State:
+        """Keep these rows (indices (B',), repeats allowed) of a state."""
+        ...
+
+    def boundary(self, tokens: Tensor, num_last: int) -> Tensor:
+        """(B, T) ids -> (B, T, D), the input of the last `num_last` blocks."""
+        ...
+
+    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
+        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids."""
+        ...
+
+
+class Modality(Protocol):
+    """A codec and its model. Final classes only; the adapter holds every setting it needs."""
+
+    name: str
+    model: Any  # a TokenModel that is an nn.Module
+    end_token: int | None  # the id after which a completion is over; None where completions have a fixed length
+
+    def read(self, source: str) -> Sequence[Item]:
+        """A source (file, folder, built-in name, `hub:ID`) -> items, possibly lazy; checks it before any model work."""
+        ...
+
+    def encode(self, items: Sequence[Item], count: int | None = None, seed: int = 0) -> Tensor:
+        """Items -> tokens (N, T) int64, start token included. With `count`: exactly that many sequences, chosen with
+        `seed`, else InputError that names both numbers."""
+        ...
+
+    def begin(self, prompt: Tensor) -> Tensor:
+        """(B, P) ids without start token, P >= 0 -> (B, P') ids that `model.start` takes, P' >= 1."""
+        ...
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (N, T) -> (N, P), the part of each that a completion is asked for; start token included."""
+        ...
+
+    def max_new_tokens(self, prompt_length: int) -> int:
+        """How many tokens a completion of a prompt of P tokens (start token included) has unless the user says."""
+        ...
+
+    def decode(self, tokens: Tensor) -> list[Item]:
+        """Tokens (N, T), start and end tokens allowed, -> items."""
+        ...
+
+    def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        """Items -> one file each in `folder`."""
+        ...
+
+    def compare(self, columns: dict[str, Tensor]) -> Any:
+        """Columns of whole sequences (N, T), by title, with equal N -> the object to look at: a PIL grid for pictures,
+        an HTML fragment (escaped) for text. One row an example."""
+        ...
+
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
+        """Numbers that need the meaning of a token: prompts (B, P), completions (B, S) -> name -> mean value."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Model (`save_pretrained` layout) and codec into `folder`, safetensors and JSON only."""
+        ...

@@ -1,0 +1,77 @@
+"""Progress of long steps: a rich bar on a terminal, plain lines elsewhere, on standard error.
+
+Shows the count, tokens per second where tokens are counted, the newest loss, and the time left.
+Does not know what is counted. Text passed in is escaped, so a file name cannot style or break the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Advance(Protocol):
+    def __call__(self, count: int = 1, *, tokens: int = 0, **numbers: float) -> None: ...
+
+
+@contextmanager
+def track(label: str, total: int) -> Iterator[Advance]:
+    """`with track("hyperfit", steps) as advance: advance(tokens=2048, loss=1.2)`."""
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(label, total) as advance:
+        yield advance
+
+
+def _describe(started: float, tokens: int, numbers: dict[str, float]) -> str:
+    words = [f"{name} {value:.3f}" for name, value in numbers.items()]
+    if tokens:
+        words.append(f"{tokens / max(time.perf_counter() - started, 1e-9):,.0f} tokens/s")
+    return "  ".join(words)
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+    )
+    started, seen = time.perf_counter(), 0
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(escape(label), total=total, words="")
+
+        def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
+            nonlocal seen
+            seen += tokens
+            progress.update(task, advance=count, words=_describe(started, seen, numbers))
+
+        yield advance
+
+
+@contextmanager
+def _lines(label: str, total: int) -> Iterator[Advance]:
+    started = printed = time.perf_counter()
+    done = seen = 0
+
+    def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
+        nonlocal done, seen, printed
+        done, seen = done + count, seen + tokens
+        now = time.perf_counter()
+        if now - printed >= SECONDS_BETWEEN_LINES or done >= total:
+            printed = now
+            left = (now - started) / max(done, 1) * (total - done)
+            words = _describe(started, seen, numbers)
+            print(f"{label}: {done}/{total}  {words}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield advance
