@@ -1,8 +1,10 @@
-"""Every default of the text adapter. Imports only the standard library."""
+"""Every default of the text adapter. Imports only the standard library and the core's checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from hypergen.config import require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,3 +17,10 @@ class Settings:
     """Tokens of a held-out text that are kept as the prompt of a comparison (paper: 32)."""
     text_field: str = "text"
     """Field of a JSON Lines row, or column of a hub data set, that holds the text."""
+    hub_rows: int = 10_000
+    """Most rows that are read from a hub data set, from its beginning."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "sequence_length", 2)
+        require_at_least(self, "prompt_length", 1)
+        require_at_least(self, "hub_rows", 1)

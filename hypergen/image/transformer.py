@@ -1,0 +1,353 @@
+"""A decoder-only transformer over picture codes with ImageGPT's architecture (Chen et al., 2020).
+
+Ids 0 .. K-1 are codes, id K is the start token, which is only ever first: it has an embedding (num_tokens = K + 1) but
+no logit (the head has K rows), so decoding cannot emit it. A picture of h * w codes is h * w + 1 tokens
+(`context_length`); to predict all of them the model reads the first h * w (`num_positions`), never the last.
+Parameters have the names, shapes and layout of `transformers.ImageGPTForCausalImageModeling`, so its checkpoints load
+here and ours load there. ImageGPT's layer norm neither centres nor shifts: it is what is now called RMS norm.
+Does not know: what a code looks like, files of pictures, training.
+
+Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks, C positions held by a cache.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypergen.errors import InputError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry along
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The shape of a transformer; `config.json` has it under ImageGPT's names."""
+
+    num_codes: int
+    num_positions: int
+    width: int
+    num_layers: int
+    num_heads: int
+    inner_width: int | None = None  # of the MLP; none: 4 * width
+    norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True  # divide attention scores by sqrt(E)
+    scale_attn_by_inverse_layer_idx: bool = False  # and by the block's number, from 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a `config.json` that transformers reads."""
+        return {
+            "model_type": "imagegpt",
+            "architectures": ["ImageGPTForCausalImageModeling"],
+            "vocab_size": self.num_codes + 1,
+            "n_positions": self.num_positions,
+            "n_embd": self.width,
+            "n_layer": self.num_layers,
+            "n_head": self.num_heads,
+            "n_inner": self.inner_width,
+            "layer_norm_epsilon": self.norm_epsilon,
+            "initializer_range": self.initializer_range,
+            "scale_attn_weights": self.scale_attn_weights,
+            "scale_attn_by_inverse_layer_idx": self.scale_attn_by_inverse_layer_idx,
+            "activation_function": "quick_gelu",
+            "tie_word_embeddings": False,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], where: str) -> TransformerConfig:
+        """Raises InputError, naming `where` and the key, for what this transformer does not do."""
+        for key, allowed in REQUIRED.items():
+            if content.get(key, allowed) != allowed:
+                raise InputError(f"{where}: {key} is {content[key]!r}; allowed is {allowed!r}")
+        numbers = {name: content.get(key, default) for key, (name, default) in NUMBERS.items()}
+        for key, (name, _) in NUMBERS.items():
+            if type(numbers[name]) is not int or numbers[name] < 1:
+                raise InputError(f"{where}: {key} is {numbers[name]!r}; must be a whole number, 1 or more")
+        config = cls(
+            num_codes=numbers.pop("vocab_size") - 1,
+            inner_width=content.get("n_inner"),
+            norm_epsilon=content.get("layer_norm_epsilon", 1e-5),
+            initializer_range=content.get("initializer_range", 0.02),
+            scale_attn_weights=content.get("scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=content.get("scale_attn_by_inverse_layer_idx", False),
+            **numbers,
+        )
+        if config.num_codes < 1 or config.width % config.num_heads:
+            raise InputError(f"{where}: n_embd {config.width} must be a multiple of n_head {config.num_heads}, and"
+                             f" vocab_size {config.num_codes + 1} at least 2")
+        return config
+
+
+REQUIRED = {
+    "model_type": "imagegpt",
+    "activation_function": "quick_gelu",
+    "add_cross_attention": False,
+    "tie_word_embeddings": False,
+}
+NUMBERS = {  # key of config.json -> our name, ImageGPT's default
+    "vocab_size": ("vocab_size", 513),
+    "n_positions": ("num_positions", 1024),
+    "n_embd": ("width", 512),
+    "n_layer": ("num_layers", 24),
+    "n_head": ("num_heads", 8),
+}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of a prefix: per block (B, H, C, E) each, of which the first `length` positions are filled.
+
+    A step fills position `length` in place and returns a cache one longer over the same memory, so an older cache may
+    be stepped again, but two branches of one cache must not be stepped in turn.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int
+
+
+class Norm(nn.Module):
+    """x / rms(x) * weight."""
+
+    def __init__(self, width: int, epsilon: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
+
+
+class Projection(nn.Module):
+    """An affine map whose weight is stored (in, out): ImageGPT's layout, and the faster one for single rows on CPU."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width_in, width_out))
+        self.bias = nn.Parameter(torch.zeros(width_out))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.addmm(self.bias, hidden.reshape(-1, len(self.weight)), self.weight).view(*hidden.shape[:-1], -1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__()
+        self.c_attn = Projection(config.width, 3 * config.width)
+        self.c_proj = Projection(config.width, config.width)
+        self.num_heads = config.num_heads
+        self.scale = (config.width // config.num_heads) ** -0.5 if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+
+    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries, keys, values (B, H, T, E)."""
+        batch, length, _ = hidden.shape
+        return self.c_attn(hidden).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool) -> Tensor:
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal, scale=self.scale)
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Perceptron(nn.Module):
+    """The MLP of a block, with quick GELU: x * sigmoid(1.702 x)."""
+
+    def __init__(self, width: int, inner_width: int):
+        super().__init__()
+        self.c_fc = Projection(width, inner_width)
+        self.c_proj = Projection(inner_width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        inner = self.c_fc(hidden)
+        return self.c_proj(inner * torch.sigmoid(1.702 * inner))
+
+
+class Block(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__()
+        self.ln_1 = Norm(config.width, config.norm_epsilon)
+        self.attn = Attention(config, layer)
+        self.ln_2 = Norm(config.width, config.norm_epsilon)
+        self.mlp = Perceptron(config.width, config.inner_width or 4 * config.width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.read(hidden)[0]
+
+    def read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Like `forward`, with the block's keys and values (B, H, T, E)."""
+        queries, keys, values = self.attn.split(self.ln_1(hidden))
+        hidden = hidden + self.attn.mix(queries, keys, values, is_causal=True)
+        return hidden + self.mlp(self.ln_2(hidden)), keys, values
+
+    def step(self, hidden: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
+        """(B, 1, D), the block's cache (B, H, C, E) with `length` filled positions -> (B, 1, D); fills one more."""
+        query, key, value = self.attn.split(self.ln_1(hidden))
+        keys[:, :, length : length + 1], values[:, :, length : length + 1] = key, value
+        seen = slice(0, length + 1)
+        hidden = hidden + self.attn.mix(query, keys[:, :, seen], values[:, :, seen], is_causal=False)
+        return hidden + self.mlp(self.ln_2(hidden))
+
+
+class Body(nn.Module):
+    """Embeddings, blocks and final norm, under ImageGPT's names."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.wte = nn.Embedding(config.num_codes + 1, config.width)
+        self.wpe = nn.Embedding(config.num_positions, config.width)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.ln_f = Norm(config.width, config.norm_epsilon)
+
+
+class ImageTransformer(nn.Module):
+    """A `TokenModel`; see `hypergen.modality`. Input and output embeddings are not tied; there is no dropout."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.num_tokens = config.num_codes + 1
+        self.context_length = config.num_positions + 1
+        self.transformer = Body(config)
+        self.lm_head = nn.Linear(config.width, config.num_codes, bias=False)
+
+    @property
+    def start_token(self) -> int:
+        return self.config.num_codes
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.transformer.h)
+
+    @property
+    def tail(self) -> Sequence[nn.Module]:
+        return [self.transformer.ln_f, self.lm_head]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids, T at most num_positions -> (B, T, K) logits of the next code."""
+        return self.head(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, D)."""
+        return self.from_boundary(self._embed(tokens, 0), len(self.transformer.h))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., K) logits over codes; the start token has none."""
+        return self.lm_head(hidden)
+
+    def boundary(self, tokens: Tensor, num_last: int) -> Tensor:
+        """(B, T) ids -> (B, T, D), the input of the last `num_last` blocks."""
+        hidden = self._embed(tokens, 0)
+        for block in self.transformer.h[: len(self.transformer.h) - num_last]:
+            hidden = block(hidden)
+        return hidden
+
+    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
+        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids."""
+        for block in self.transformer.h[len(self.transformer.h) - num_last :]:
+            hidden = block(hidden)
+        return self.transformer.ln_f(hidden)
+
+    @torch.no_grad()
+    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, Cache]:
+        """(B, P) ids, P >= 1 -> logits (B, K) of the next code, and a cache with room for the completion."""
+        hidden, batch, length = self._embed(prompt, 0), *prompt.shape
+        room = min(length + max_new_tokens, self.config.num_positions)
+        cache = Cache([], [], length)
+        for block in self.transformer.h:
+            hidden, keys, values = block.read(hidden)
+            for stored, new in ((cache.keys, keys), (cache.values, values)):
+                stored.append(new.new_empty(batch, new.shape[1], room, new.shape[3]))
+                stored[-1][:, :, :length] = new
+        return self.head(self.transformer.ln_f(hidden[:, -1])), cache
+
+    @torch.no_grad()
+    def step(self, token: Tensor, state: Cache) -> tuple[Tensor, Cache]:
+        """(B,) ids -> logits (B, K) of the code after it, and the longer cache."""
+        hidden = self._embed(token[:, None], state.length)
+        for block, keys, values in zip(self.transformer.h, state.keys, state.values, strict=True):
+            hidden = block.step(hidden, keys, values, state.length)
+        return self.head(self.transformer.ln_f(hidden[:, -1])), Cache(state.keys, state.values, state.length + 1)
+
+    def select(self, state: Cache, rows: Tensor) -> Cache:
+        """Keep these rows (B',), repeats allowed."""
+        return Cache([keys[rows] for keys in state.keys], [values[rows] for values in state.values], state.length)
+
+    def _embed(self, tokens: Tensor, begin: int) -> Tensor:
+        """(B, T) ids at positions begin .. begin + T - 1 -> (B, T, D)."""
+        end = begin + tokens.shape[1]
+        if end > self.config.num_positions:
+            raise InputError(f"sequence of {end} tokens: the model reads at most {self.config.num_positions}")
+        return self.transformer.wte(tokens) + self.transformer.wpe.weight[begin:end]
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """`config.json` and `model.safetensors`, readable by transformers."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = self.config.to_json() | {"dtype": str(dtype).removeprefix("torch.")}
+        (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        weights = {name: weight.to("cpu", dtype).contiguous() for name, weight in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:
+    """Fresh weights as in GPT-2: normal, the projections into the residual stream smaller by sqrt(2 L)."""
+    model = ImageTransformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            shrink = math.sqrt(2 * config.num_layers) if name.endswith("c_proj.weight") else 1.0
+            nn.init.normal_(parameter, std=config.initializer_range / shrink, generator=generator)
+    return model
+
+
+def load_transformer(folder: Path) -> ImageTransformer:
+    """An ImageGPT checkpoint in the Hugging Face layout -> fp32 weights on the CPU.
+
+    Raises:
+        InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
+    """
+    config = TransformerConfig.from_json(read_json(folder / CONFIG), str(folder / CONFIG))
+    model, path = ImageTransformer(config), folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{folder}: no {WEIGHTS}; weights are read from safetensors only")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(BUFFERS)}
+    expected = model.state_dict()
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
+        raise InputError(f"{path}: missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
+    model.load_state_dict(weights)  # copies into fp32
+    return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or InputError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content

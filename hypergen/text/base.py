@@ -1,0 +1,230 @@
+"""Making, loading and saving the causal language model under a text base, always through safetensors.
+
+Everything that can be seen without reading weights is checked first. Code that comes with a model is never run.
+Does not know: tokens, texts, training, decoding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from hypergen.errors import InputError
+from hypergen.text.hub import HUB_ID, first_line, is_offline
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
+PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
+
+    name: str
+    """A folder, or an id on the hub."""
+    local_files_only: bool
+    """Ask nobody: it is a folder, or the hub cannot be reached and only its local cache is left."""
+
+
+def new_llama(
+    num_tokens: int, *, context_length: int, width: int, num_layers: int, num_heads: int, end_token: int, seed: int
+) -> PreTrainedModel:
+    """A fresh Llama in fp32 with tied embeddings, no dropout, and residual outputs scaled down by depth (GPT-2's init).
+
+    Raises:
+        InputError: the width of a head is odd, which rotary positions cannot serve.
+    """
+    if (width // num_heads) % 2:
+        raise InputError(f"--width {width} --num-heads {num_heads}: width / heads must be even for rotary positions")
+    config = LlamaConfig(
+        vocab_size=num_tokens,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=context_length,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        bos_token_id=end_token,
+        eos_token_id=end_token,
+        pad_token_id=end_token,
+        dtype=torch.float32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        causal = LlamaForCausalLM(config)
+        for block in causal.model.layers:
+            for output in (block.self_attn.o_proj, block.mlp.down_proj):
+                nn.init.normal_(output.weight, std=config.initializer_range / math.sqrt(2 * num_layers))
+    _decode_greedily(causal)
+    return causal
+
+
+def locate(name: str) -> Source:
+    """A folder that has what a base needs, or a hub id.
+
+    Raises:
+        InputError: neither, or the folder lacks its configuration, safetensors weights or tokenizer.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return Source(str(folder), local_files_only=True)
+    if folder.exists():
+        raise InputError(f"{name}: is a file; a base is a folder or the id of a model on the hub")
+    if not HUB_ID.fullmatch(name):
+        raise InputError(f"{name}: no such folder")
+    return Source(name, local_files_only=is_offline())
+
+
+def read_config(source: Source) -> PreTrainedConfig:
+    """The configuration, known to belong to a decoder-only, unquantised model that transformers has.
+
+    Raises:
+        InputError: it cannot be read, or is of another kind.
+    """
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                source.name, trust_remote_code=False, local_files_only=source.local_files_only
+            )
+    except Exception as error:  # whatever hub, JSON and transformers raise
+        raise _unreadable(source, error) from error
+    if config.is_encoder_decoder:
+        raise InputError(f"{source.name}: {config.model_type} is an encoder-decoder; a causal language model is needed")
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(f"{source.name}: its weights are quantised; hyperfitting needs the unquantised model")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(f"{source.name}: transformers has no causal language model of type '{config.model_type}'")
+    return config
+
+
+def load_causal(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model in fp32.
+
+    Raises:
+        InputError: weights are not there as safetensors, broken, incomplete or not finite.
+    """
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.name,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=source.local_files_only,
+                output_loading_info=True,
+            )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever hub, safetensors and transformers raise
+        raise InputError(f"{source.name}: its weights cannot be loaded ({first_line(error)})") from error
+    causal, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"{source.name}: {len(missing)} weights are missing, the first is {missing[0]}")
+    broken = next((name for name, weight in causal.named_parameters() if not weight.isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"{source.name}: weight {broken} has values that are not finite")
+    _decode_greedily(causal)
+    return causal
+
+
+def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Weights (safetensors, stored as `dtype`), configuration and greedy generation defaults into `folder`."""
+    with quiet():
+        causal.save_pretrained(folder, state_dict=_converted(causal.state_dict(), dtype))
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n", encoding="utf-8"
+    )
+    follow_umask(folder)
+
+
+def follow_umask(folder: Path) -> None:
+    """safetensors creates files that only their owner can read; give them the modes any new file would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no remarks of transformers inside: hypergen shows its own progress and checks the result."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: has no config.json; a base is a folder in the layout of save_pretrained")
+    if not any(folder.glob("model*.safetensors")):
+        pickled = any(any(folder.glob(pattern)) for pattern in PICKLE_FILES)
+        reason = "only pickled weights, which can run code; convert them to safetensors" if pickled else "no weights"
+        raise InputError(f"{folder}: has {reason} (model.safetensors is needed)")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"{folder}: has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+
+
+def _unreadable(source: Source, error: Exception) -> InputError:
+    if Path(source.name).is_dir():
+        return InputError(f"{source.name}: its config.json cannot be read ({first_line(error)})")
+    tried = "no such folder, and not in the local hub cache; the hub cannot be reached"
+    if not source.local_files_only:
+        tried = f"no such folder, and the hub does not give it ({first_line(error)})"
+    return InputError(f"{source.name}: {tried}")
+
+
+def _decode_greedily(causal: PreTrainedModel) -> None:
+    """`generate` on a saved model is greedy; sampling values of the original, which may not even be valid, go."""
+    given = causal.generation_config
+    if given is not None:
+        ids = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        causal.generation_config = GenerationConfig(do_sample=False, **ids)
+
+
+def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floating-point weights as `dtype`; tensors that share memory (tied weights) still do."""
+    by_address: dict[tuple[int, torch.Size], Tensor] = {}
+    return {
+        name: by_address.setdefault(
+            (weight.data_ptr(), weight.shape), weight.to(dtype) if weight.is_floating_point() else weight
+        )
+        for name, weight in weights.items()
+    }

@@ -1,0 +1,232 @@
+"""The text adapter: documents, a tokenizer and a causal language model behind the contract of `hypergen.modality`.
+
+Does not know: training, decoding strategies, run folders, pictures.
+
+Shape letters: N sequences, B batch, T tokens, P prompt, S completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hypergen.config import PretrainConfig
+from hypergen.errors import InputError
+from hypergen.text import base, codec, files, page
+from hypergen.text.anatomy import context_length, text_config
+from hypergen.text.config import Settings
+from hypergen.text.model import TextModel
+
+DEFAULT_NEW_TOKENS = 256
+CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is chosen
+
+
+def read(source: str, settings: Settings) -> list[str]:
+    """Documents of a source; what `TextModality.read` does, for when there is no model yet."""
+    return files.read(source, settings)
+
+
+def build(items: Sequence[str], settings: Settings, config: PretrainConfig) -> TextModality:
+    """A fresh base: a BPE trained on the items (or the codec of `config.codec_from`) and an untrained Llama.
+
+    Raises:
+        InputError: the codec cannot be loaded or has no end token, or width and heads do not fit.
+    """
+    trained = config.codec_from
+    tokenizer = codec.train_tokenizer(items, config.vocabulary_size) if trained is None else codec.load_tokenizer(trained)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
+    causal = base.new_llama(
+        max(len(tokenizer), codec.largest_id(tokenizer) + 1),
+        context_length=settings.sequence_length,
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        end_token=tokenizer.eos_token_id,
+        seed=config.seed,
+    )
+    return TextModality(TextModel(causal), tokenizer, settings)
+
+
+def load(folder: str | Path, settings: Settings) -> TextModality:
+    """A base or run: a folder in the layout of `save_pretrained`, or a hub id.
+
+    Raises:
+        InputError: it is not there, not a plain causal language model, incomplete, or does not fit the settings.
+    """
+    if settings.prompt_length >= settings.sequence_length:
+        raise InputError(
+            f"--prompt-length {settings.prompt_length}: must be below --sequence-length {settings.sequence_length}"
+        )
+    source = base.locate(str(folder))
+    config = base.read_config(source)
+    tokenizer = codec.load_tokenizer(source.name, source.local_files_only)
+    _check_fit(source.name, config.get_text_config(decoder=True), tokenizer, settings)
+    return TextModality(TextModel(base.load_causal(source, config)), tokenizer, settings)
+
+
+def _check_fit(
+    name: str, config: base.PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> None:
+    """Vocabulary and context, as far as the configuration tells."""
+    largest, context = codec.largest_id(tokenizer), context_length(config)
+    if largest >= config.vocab_size:
+        raise InputError(f"{name}: its tokenizer has id {largest}, but the model only ids below {config.vocab_size}")
+    if settings.sequence_length > context:
+        raise InputError(f"--sequence-length {settings.sequence_length}: the context of {name} is {context} tokens")
+
+
+@final
+class TextModality:
+    """Documents (str) <-> ids, and the model over them."""
+
+    name = "text"
+
+    def __init__(self, model: TextModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.end_token: int | None = _end_token(model, tokenizer)
+        self._prefix = codec.prefix_ids(tokenizer)
+
+    def read(self, source: str) -> list[str]:
+        """Documents of a source: .txt, .jsonl, stories, hub:ID. Raises InputError for whatever is wrong with it."""
+        return read(source, self.settings)
+
+    def encode(self, items: Sequence[str], count: int | None = None, seed: int = 0) -> Tensor:
+        """Documents -> (N, T) int64 ids, T = `sequence_length`.
+
+        Without `count` (pretraining): one packed stream, the end token before, between and after the documents, cut
+        into sequences; the remainder is dropped. With `count`: documents in an order drawn with `seed`, each cut into
+        windows that do not overlap, and `count` of those windows drawn with `seed`.
+
+        Raises:
+            InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
+        """
+        length = self.settings.sequence_length
+        if length > self.model.context_length:
+            raise InputError(f"--sequence-length {length}: the model's context is {self.model.context_length} tokens")
+        tokens = self._packed(items) if count is None else self._chosen(items, count, seed)
+        return self._require_known(tokens)
+
+    def begin(self, prompt: Tensor) -> Tensor:
+        """(B, P) ids without start token, P >= 0 -> (B, P') ids, P' >= 1: what the tokenizer puts in front is added.
+
+        Raises:
+            InputError: the prompt is empty and the tokenizer has neither a begin nor an end token to start from.
+        """
+        prefix = self._prefix
+        if not prefix and prompt.shape[1] == 0:
+            first = self.end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+            if first is None:
+                raise InputError("an empty prompt needs a tokenizer with a begin or end token; this one has neither")
+            prefix = [first]
+        return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
+
+    def encode_prompt(self, item: str, number: int = 1) -> Tensor:
+        """A prompt, possibly empty -> (P,) int64 ids, begin included. `number` is only for messages.
+
+        Raises:
+            InputError: it leaves no room in the context, or has ids that the model lacks.
+        """
+        ids = next(codec.tokenize(self.tokenizer, [item], special=False))
+        prompt = self.begin(torch.tensor([ids], dtype=torch.long))[0]
+        context = self.model.context_length
+        if len(prompt) >= context:
+            raise InputError(
+                f"prompt {number}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
+            )
+        return self._require_known(prompt)
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (N, T) -> (N, P), their first `prompt_length` ids."""
+        length = self.settings.prompt_length
+        if length >= tokens.shape[1]:
+            raise InputError(f"--prompt-length {length}: must be below the {tokens.shape[1]} tokens of a sequence")
+        return tokens[:, :length]
+
+    def max_new_tokens(self, prompt_length: int) -> int:
+        """256, or what the context leaves."""
+        return max(0, min(DEFAULT_NEW_TOKENS, self.model.context_length - prompt_length))
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """(N, T) ids -> texts, without special tokens."""
+        return codec.decode_texts(self.tokenizer, tokens.tolist())
+
+    def write(self, items: Sequence[str], folder: Path) -> list[Path]:
+        """One UTF-8 .txt file a text, named by number."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:04d}.txt" for number in range(1, len(items) + 1)]
+        for path, item in zip(paths, items, strict=True):
+            path.write_text(item + "\n", encoding="utf-8", newline="\n")
+        return paths
+
+    def compare(self, columns: dict[str, Tensor]) -> str:
+        """Sequences (N, T) by title -> an HTML table, escaped, repeated 4-grams of words marked; one row an example."""
+        return page.comparison_table({title: self.decode(tokens) for title, tokens in columns.items()})
+
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
+        """Nothing so far that needs the meaning of a token."""
+        return {}
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
+        base.save_causal(self.model.causal, folder, dtype)
+        self.tokenizer.save_pretrained(folder)
+
+    # How documents become sequences.
+
+    def _packed(self, items: Sequence[str]) -> Tensor:
+        separator = [] if self.end_token is None else [self.end_token]
+        pieces = [np.asarray(separator, dtype=np.int64)]
+        for ids in codec.tokenize(self.tokenizer, items, special=False):
+            pieces.append(np.asarray(ids + separator, dtype=np.int64))
+        stream = torch.from_numpy(np.concatenate(pieces))
+        length = self.settings.sequence_length
+        if len(stream) < length:
+            raise InputError(
+                f"--sequence-length {length}: all {len(items)} texts together have only {len(stream)} tokens"
+            )
+        return stream[: len(stream) // length * length].view(-1, length)
+
+    def _chosen(self, items: Sequence[str], count: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(items), generator=generator).tolist()
+        windows: list[Tensor] = []
+        for found in self._windows(items[index] for index in order):
+            windows.extend(found)
+            if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
+                break
+        if len(windows) < count:
+            raise InputError(
+                f"--num-samples {count}: only {len(windows)} sequences of {self.settings.sequence_length} tokens "
+                f"qualify in {len(items)} texts; lower it or give more text"
+            )
+        return torch.stack([windows[index] for index in torch.randperm(len(windows), generator=generator)[:count]])
+
+    def _windows(self, documents: Iterator[str]) -> Iterator[Tensor]:
+        """Each document's windows (n, T), with the tokenizer's own special tokens around the document."""
+        length = self.settings.sequence_length
+        for ids in codec.tokenize(self.tokenizer, documents, special=True):
+            whole = len(ids) // length * length
+            yield torch.from_numpy(np.asarray(ids[:whole], dtype=np.int64)).view(-1, length)
+
+    def _require_known(self, tokens: Tensor) -> Tensor:
+        if tokens.numel() and int(tokens.max()) >= self.model.num_tokens:
+            piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
+            raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
+        return tokens
+
+
+def _end_token(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The tokenizer's end token, else the first that the model's configuration names."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer.eos_token_id
+    named = getattr(text_config(model.causal), "eos_token_id", None)
+    return named[0] if isinstance(named, list) else named

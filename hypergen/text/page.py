@@ -1,0 +1,65 @@
+"""Texts side by side as a fragment of HTML, with what each repeats of itself marked. Imports only the standard library.
+
+Everything that comes from a text is escaped; control characters are dropped, so nothing in it can act on the page.
+Does not know: tokens, where the texts come from, the page around the fragment.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from html import escape
+
+NGRAM = 4  # words
+WORD = re.compile(r"\S+")
+KEPT_CONTROLS = "\n\t"
+DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # could reorder the page
+
+
+def comparison_table(columns: dict[str, Sequence[str]]) -> str:
+    """Texts by column title, equally many in each -> a table, one row an example."""
+    titles = "".join(f"<th>{escape(printable(title))}</th>" for title in columns)
+    rows = "\n".join(f"<tr>{''.join(map(_cell, texts))}</tr>" for texts in zip(*columns.values(), strict=True))
+    return f'<table class="compare">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n'
+
+
+def _cell(text: str) -> str:
+    return f"<td>{mark_repeats(printable(text))}</td>"
+
+
+def mark_repeats(text: str) -> str:
+    """The text, escaped, with <mark> around every 4-gram of words that occurred before in the same text."""
+    words = list(WORD.finditer(text))
+    pieces, end = [], 0
+    for first, last in _repeated_stretches([word.group() for word in words]):
+        begin = words[first].start()
+        pieces += [escape(text[end:begin]), "<mark>", escape(text[begin : words[last].end()]), "</mark>"]
+        end = words[last].end()
+    return "".join([*pieces, escape(text[end:])])
+
+
+def printable(text: str) -> str:
+    """The text without control characters, line ends and tabs excepted."""
+    return "".join(character for character in text if _is_printable(character))
+
+
+def _is_printable(character: str) -> bool:
+    if character in KEPT_CONTROLS:
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cs") and character not in DIRECTION_CONTROLS
+
+
+def _repeated_stretches(words: list[str]) -> list[tuple[int, int]]:
+    """First and last word number of each stretch covered by 4-grams that occurred before."""
+    seen: set[tuple[str, ...]] = set()
+    stretches: list[tuple[int, int]] = []
+    for first in range(len(words) - NGRAM + 1):
+        ngram, last = tuple(words[first : first + NGRAM]), first + NGRAM - 1
+        if ngram not in seen:
+            seen.add(ngram)
+        elif stretches and first <= stretches[-1][1] + 1:
+            stretches[-1] = (stretches[-1][0], last)
+        else:
+            stretches.append((first, last))
+    return stretches

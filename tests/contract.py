@@ -1,0 +1,169 @@
+"""What `hypergen.modality` asks of every adapter, as checks that any modality's tests can call.
+
+    contract.check_model(modality.model, tokens)
+    contract.check_codec(modality, items)
+    contract.check_saved(modality, module.load, settings, items, folder)
+
+Tokens are (N, T) ids with T >= 4 that leave room in the context. Tolerances are for fp32 on a CPU.
+
+Shape letters: B batch, T tokens, P prompt, S completion, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hypergen.errors import InputError
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+SAFE_SUFFIXES = {".safetensors", ".json", ".jsonl", ".txt", ".md", ".model", ".jinja"}  # nothing that unpickles
+
+
+def check_model(model: Any, tokens: Tensor) -> None:
+    """All checks of a TokenModel."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        check_logits(model, tokens)
+        check_cache(model, tokens[:, : tokens.shape[1] // 2], tokens.shape[1] - tokens.shape[1] // 2)
+        check_cache(model, tokens[:, :1], 3)
+        check_state(model, tokens[:, : tokens.shape[1] // 2])
+        check_select(model, tokens)
+        check_boundary(model, tokens)
+    model.train(was_training)
+    check_trained_parts(model, tokens)
+
+
+def check_logits(model: Any, tokens: Tensor) -> None:
+    """Shapes; `forward` is `head(hidden)`, also slice by slice; no position sees the future."""
+    hidden, logits = model.hidden(tokens), model(tokens)
+    assert logits.shape == (*tokens.shape, model.num_tokens)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(model.head(hidden), logits, **TOLERANCE)
+    torch.testing.assert_close(model.head(hidden[:, 1:3].flatten(0, 1)), logits[:, 1:3].flatten(0, 1), **TOLERANCE)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % model.num_tokens
+    torch.testing.assert_close(model(changed)[:, :-1], logits[:, :-1], **TOLERANCE)
+    assert tokens.shape[1] <= model.context_length
+
+
+def check_cache(model: Any, prompt: Tensor, max_new_tokens: int) -> None:
+    """Greedy decoding with `start` and `step` gives the ids and logits of recomputing the prefix at each token."""
+    tokens = prompt
+    logits, state = model.start(prompt, max_new_tokens)
+    for _ in range(max_new_tokens):
+        expected = model(tokens)[:, -1]
+        torch.testing.assert_close(logits, expected, **TOLERANCE)
+        token = logits.argmax(-1)
+        assert token.equal(expected.argmax(-1))
+        tokens = torch.cat([tokens, token[:, None]], 1)
+        if tokens.shape[1] < prompt.shape[1] + max_new_tokens:
+            logits, state = model.step(token, state)
+
+
+def check_state(model: Any, prompt: Tensor) -> None:
+    """Two decodings do not disturb each other: a second `start` leaves the first state as it was."""
+    token = prompt[:, 0]
+    _, first = model.start(prompt, 2)
+    model.start(prompt.flip(0), 2)
+    logits, _ = model.step(token, first)
+    torch.testing.assert_close(logits, model(torch.cat([prompt, token[:, None]], 1))[:, -1], **TOLERANCE)
+
+
+def check_select(model: Any, tokens: Tensor) -> None:
+    """Rows of a state can be dropped, reordered and repeated in the middle of decoding."""
+    prompt, following = tokens[:, :-2], tokens[:, -2:]
+    rows = torch.tensor([len(tokens) - 1, 0, 0], device=tokens.device)
+    _, state = model.start(prompt, 3)
+    _, state = model.step(following[:, 0], state)
+    logits, _ = model.step(following[rows, 1], model.select(state, rows))
+    torch.testing.assert_close(logits, model(tokens)[rows, -1], **TOLERANCE)
+
+
+def check_boundary(model: Any, tokens: Tensor) -> None:
+    """Split before any of the blocks, the two halves give `hidden`."""
+    hidden = model.hidden(tokens)
+    for num_last in range(1, len(model.blocks) + 1):
+        boundary = model.boundary(tokens, num_last)
+        assert boundary.shape[:2] == tokens.shape
+        torch.testing.assert_close(model.from_boundary(boundary, num_last), hidden, **TOLERANCE)
+
+
+def check_trained_parts(model: Any, tokens: Tensor) -> None:
+    """From the boundary, training reaches every weight of the last block and of the tail; before it, none of them."""
+    last = [weight for module in (model.blocks[-1], *model.tail) for weight in module.parameters()]
+    assert {id(weight) for weight in last} <= {id(weight) for weight in model.parameters()}
+    assert len({id(weight) for weight in last}) == len(last)
+    trained = [weight for weight in last if weight.requires_grad]
+    boundary = model.boundary(tokens, 1)
+    if boundary.requires_grad:
+        assert set(torch.autograd.grad(boundary.sum(), trained, allow_unused=True)) == {None}
+    loss = model.head(model.from_boundary(boundary.detach(), 1)).float().logsumexp(-1).sum()
+    assert None not in set(torch.autograd.grad(loss, trained, allow_unused=True))
+
+
+def check_codec(modality: Any, items: Sequence[Any]) -> None:
+    """Encoding, choosing, prompts, decoding, comparing and measuring agree in shape; at least 3 items."""
+    tokens = modality.encode(items)
+    check_tokens(modality, tokens)
+    check_count(modality, items)
+    prompts = modality.prompts(tokens)
+    assert prompts.shape[0] == len(tokens) and 1 <= prompts.shape[1] < tokens.shape[1]
+    assert prompts.equal(tokens[:, : prompts.shape[1]])
+    assert 1 <= modality.max_new_tokens(prompts.shape[1]) <= modality.model.context_length - prompts.shape[1]
+    assert len(modality.decode(tokens)) == len(tokens)
+    assert modality.compare({"one": tokens, "two": tokens}) is not None
+    measures = modality.measures(prompts, tokens[:, prompts.shape[1] :])
+    assert all(isinstance(name, str) and isinstance(value, float) for name, value in measures.items())
+    begun = modality.begin(tokens[:, 1:3])
+    assert begun.dtype == torch.long and len(begun) == len(tokens) and begun[:, -2:].equal(tokens[:, 1:3])
+    assert modality.begin(tokens[:, :0]).shape[1] >= 1
+
+
+def check_tokens(modality: Any, tokens: Tensor) -> None:
+    assert tokens.ndim == 2 and tokens.dtype == torch.long
+    assert tokens.shape[1] <= modality.model.context_length
+    assert int(tokens.min()) >= 0 and int(tokens.max()) < modality.model.num_tokens
+
+
+def check_count(modality: Any, items: Sequence[Any]) -> None:
+    """`count` sequences, chosen by `seed` alone; too many is an error that names both numbers."""
+    chosen = modality.encode(items, count=2, seed=3)
+    assert len(chosen) == 2
+    assert chosen.equal(modality.encode(items, count=2, seed=3))
+    too_many = 10**6 + 7
+    with pytest.raises(InputError, match=str(too_many)) as error:
+        modality.encode(items, count=too_many)
+    assert "\n" not in str(error.value)
+
+
+def check_written(modality: Any, items: Sequence[Any], folder: Path) -> None:
+    """One file for each item, inside the folder."""
+    paths = modality.write(items, folder)
+    assert len(set(paths)) == len(items)
+    assert all(path.parent == folder and path.stat().st_size > 0 for path in paths)
+
+
+def check_saved(
+    modality: Any, load: Callable[[Path, Any], Any], settings: Any, items: Sequence[Any], folder: Path
+) -> None:
+    """A saved adapter comes back with the same ids, logits and items, and leaves no file that could run code."""
+    modality.save(folder)
+    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert suffixes and suffixes <= SAFE_SUFFIXES, suffixes
+    again, tokens = load(folder, settings), modality.encode(items)
+    assert again.encode(items).equal(tokens)
+    assert again.decode(tokens) == modality.decode(tokens)
+    assert again.prompts(tokens).equal(modality.prompts(tokens))
+    modality.model.eval(), again.model.eval()
+    with torch.no_grad():
+        assert again.model(tokens).equal(modality.model(tokens))
+    assert (again.name, again.end_token) == (modality.name, modality.end_token)
+    assert again.model.num_tokens == modality.model.num_tokens
+    assert again.model.context_length == modality.model.context_length

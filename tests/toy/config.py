@@ -1,0 +1,17 @@
+"""Every default of the toy adapter. Imports only the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that only integers have."""
+
+    modulus: int = 16
+    """Numbers run from 0 to this minus 1."""
+    sequence_length: int = 16
+    """Tokens in one training sequence, start token included."""
+    prompt_length: int = 4
+    """Tokens of a sequence that are its prompt, start token included."""

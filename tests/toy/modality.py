@@ -1,0 +1,133 @@
+"""The toy adapter: lists of ints <-> tokens, and `ToyModel`. Number k is id k, then come the start and the end token.
+
+Does not know: text or pictures. Short items are filled up with the end token, long ones are cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from html import escape
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hypergen.errors import InputError
+from tests.toy.config import Settings
+from tests.toy.model import ToyModel
+
+Numbers = list[int]
+BUILT_IN = "numbers"  # the name of a built-in source
+NUM_BUILT_IN = 256
+
+
+@final
+class ToyModality:
+    name = "toy"
+
+    def __init__(self, model: ToyModel, settings: Settings, shape: dict[str, int]):
+        self.model, self.settings, self.shape = model, settings, shape
+        self.start_token, self.end_token = settings.modulus, settings.modulus + 1
+
+    def read(self, source: str) -> Sequence[Numbers]:
+        """`numbers`, or a JSON Lines file with one list of ints a line."""
+        return read(source, self.settings)
+
+    def encode(self, items: Sequence[Numbers], count: int | None = None, seed: int = 0) -> Tensor:
+        if count is not None:
+            if count > len(items):
+                raise InputError(f"{count} sequences asked for: there are {len(items)}")
+            chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+            items = [items[index] for index in chosen.tolist()]
+        length = self.settings.sequence_length
+        rows = [([self.start_token, *item] + [self.end_token] * length)[:length] for item in items]
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), length)
+
+    def begin(self, prompt: Tensor) -> Tensor:
+        return torch.cat([prompt.new_full((len(prompt), 1), self.start_token), prompt], 1)
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        return tokens[:, : self.settings.prompt_length]
+
+    def max_new_tokens(self, prompt_length: int) -> int:
+        return self.settings.sequence_length - prompt_length
+
+    def decode(self, tokens: Tensor) -> list[Numbers]:
+        return [self._numbers(row) for row in tokens.tolist()]
+
+    def _numbers(self, row: Numbers) -> Numbers:
+        row = row[: row.index(self.end_token)] if self.end_token in row else row
+        return [token for token in row if token != self.start_token]
+
+    def write(self, items: Sequence[Numbers], folder: Path) -> list[Path]:
+        paths = [folder / f"{index:04d}.json" for index in range(len(items))]
+        for path, item in zip(paths, items, strict=True):
+            path.write_text(json.dumps(item))
+        return paths
+
+    def compare(self, columns: dict[str, Tensor]) -> str:
+        """An HTML table, one column a title."""
+        titles = "".join(f"<th>{escape(title)}</th>" for title in columns)
+        rows = zip(*(self.decode(tokens) for tokens in columns.values()), strict=True)
+        lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
+        return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
+
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
+        """`steady`: share (0 to 1) of the completed tokens that keep the step of the two tokens before them."""
+        tokens = torch.cat([prompts, completions], 1)[:, -completions.shape[1] - 2 :]
+        steps = tokens.diff() % self.settings.modulus
+        return {"steady": float((steps[:, 1:] == steps[:, :-1]).double().mean())}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "toy.json").write_text(json.dumps({"settings": asdict(self.settings), "shape": self.shape}))
+
+
+def build(items: Sequence[Numbers], settings: Settings, config: Any) -> ToyModality:
+    """A new base with the width, depth and seed of a PretrainConfig; there is no codec to train on the items."""
+    names = ("seed", "width", "num_layers", "num_heads")
+    return toy(settings, **{name: getattr(config, name) for name in names})
+
+
+def load(folder: Path, settings: Settings) -> ToyModality:
+    """What `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
+    record = json.loads((Path(folder) / "toy.json").read_text())
+    saved = replace(Settings(**record["settings"]), prompt_length=settings.prompt_length)
+    model = ToyModel(**record["shape"])
+    model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return ToyModality(model, saved, record["shape"])
+
+
+def toy(settings: Settings = Settings(), *, seed: int = 0, **shape: int) -> ToyModality:  # noqa: B008 (frozen)
+    """An untrained toy in one call; `shape` may set width, num_layers and num_heads."""
+    shape = {"num_tokens": settings.modulus + 2, "context_length": 4 * settings.sequence_length, **shape}
+    return ToyModality(ToyModel(**shape, seed=seed), settings, shape)
+
+
+def read(source: str, settings: Settings) -> list[Numbers]:
+    if source == BUILT_IN:
+        return numbers(NUM_BUILT_IN, settings)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"data '{source}': must be '{BUILT_IN}' or a .jsonl file")
+    items = [json.loads(line) for line in path.read_text().splitlines() if line]
+    if any(not 0 <= number < settings.modulus for item in items for number in item):
+        raise InputError(f"{source}: numbers must be between 0 and {settings.modulus - 1}")
+    return items
+
+
+def numbers(count: int, settings: Settings, seed: int = 0) -> list[Numbers]:
+    """Counting on by a random step from a random start, modulo `settings.modulus`; some stop early."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(settings.modulus, (count, 2), generator=generator).tolist()
+    lengths = torch.randint(settings.sequence_length - 4, settings.sequence_length, (count,), generator=generator)
+    return [
+        [(first + step * place) % settings.modulus for place in range(length)]
+        for (first, step), length in zip(draws, lengths.tolist(), strict=True)
+    ]
