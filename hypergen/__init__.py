@@ -1,0 +1,55 @@
+"""hypergen: hyperfitting and decoding for autoregressive models of text and images.
+
+    import hypergen
+    run = hypergen.fit(modality="image")
+    run.grid(rows=8).show()
+
+The public names are these; they are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hypergen.api import evaluate as evaluate
+    from hypergen.api import fit as fit
+    from hypergen.api import load as load
+    from hypergen.api import pretrain as pretrain
+    from hypergen.comparison import Comparison as Comparison
+    from hypergen.config import DecodingConfig as DecodingConfig
+    from hypergen.config import EvaluateConfig as EvaluateConfig
+    from hypergen.config import FitConfig as FitConfig
+    from hypergen.config import PretrainConfig as PretrainConfig
+    from hypergen.errors import HypergenError as HypergenError
+    from hypergen.errors import InputError as InputError
+    from hypergen.loaded import Run as Run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fit": "api",
+    "pretrain": "api",
+    "load": "api",
+    "evaluate": "api",
+    "Run": "loaded",
+    "Comparison": "comparison",
+    "FitConfig": "config",
+    "PretrainConfig": "config",
+    "EvaluateConfig": "config",
+    "DecodingConfig": "config",
+    "HypergenError": "errors",
+    "InputError": "errors",
+}
+__all__ = [*_HOMES]  # noqa: PLE0604 (names are strings)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hypergen' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"hypergen.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*_HOMES, "__version__"]

@@ -8,8 +8,10 @@ Does not know: options of one modality (`text.config`, `image.config`).
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hypergen.errors import InputError
 
@@ -23,6 +25,7 @@ PAPER_RECIPE: dict[str, Any] = {
     "learning_rate": 1e-6,
     "batch_size": 8,
     "last_layers": 0,
+    "sequence_length": 256,
 }
 
 
@@ -72,7 +75,8 @@ class PretrainConfig:
             require_at_least(self, name, 1)
         require_positive(self, "learning_rate")
         require_at_least(self, "checkpoint_every", 0)
-        require_seed(self.seed)
+        require_at_least(self, "vocabulary_size", 2)
+        _require_common(self)
         if self.width % self.num_heads:
             raise InputError(f"--width {self.width}: must be a multiple of --num-heads {self.num_heads}")
 
@@ -124,14 +128,8 @@ class FitConfig:
         for name in ("last_layers", "checkpoint_every"):
             require_at_least(self, name, 0)
         require_positive(self, "learning_rate")
-        if not (math.isfinite(self.target_loss) and self.target_loss >= 0):
-            raise InputError(f"--target-loss {self.target_loss}: must be a finite number of nats per token, 0 or more")
-        require_seed(self.seed)
-
-    def with_recipe(self, card: dict[str, Any]) -> FitConfig:
-        """Fill what the user left open: first from the base's card, then from the paper."""
-        recipe = PAPER_RECIPE | {name: value for name, value in card.items() if name in PAPER_RECIPE}
-        return replace(self, **{name: value for name, value in recipe.items() if getattr(self, name) is None})
+        _require(self, "target_loss", lambda value: 0 <= value < math.inf, "finite, 0 nats per token or more")
+        _require_common(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,16 +156,44 @@ class DecodingConfig:
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
+        require_choice(self, "strategy", StrategyName)
         require_at_least(self, "top_k", 1)
         for name in ("temperature", "repetition_penalty"):
             require_positive(self, name)
-        for name, low_allowed in (("top_p", False), ("min_p", True)):
-            value = getattr(self, name)
-            if value is not None and not (0 < value <= 1 or (low_allowed and value == 0)):
-                raise InputError(f"{flag(name)} {value}: must be above 0 and at most 1")
+        _require(self, "top_p", lambda value: 0 < value <= 1, "above 0 and at most 1")
+        _require(self, "min_p", lambda value: 0 <= value <= 1, "between 0 and 1")
         if self.block_citations != 0:
             require_at_least(self, "block_citations", 2)
-        require_seed(self.seed)
+        _require_common(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Compare a run with its base on held-out items."""
+
+    baseline: str | None = None
+    """The base: a folder or hub id; by default the one that the run started from."""
+    data: str | None = None
+    """Held-out items; by default the held-out sequences stored in the run."""
+    count: int = 64
+    """Examples, at most."""
+    max_new_tokens: int | None = None
+    """Tokens of a completion; by default 96 (text) or the rest of the picture."""
+    seed: int = 0
+    """Seed of choice, sampling and intervals."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "max_new_tokens"):
+            require_at_least(self, name, 1)
+        _require_common(self)
+
+
+def fill(config: Any, recipe: dict[str, Any]) -> Any:
+    """The dataclass with every field that is None taken from `recipe`, where that has it; the user's values stay."""
+    names = {field.name for field in fields(config)} & recipe.keys()
+    return replace(config, **{name: recipe[name] for name in names if getattr(config, name) is None})
 
 
 def flag(name: str) -> str:
@@ -176,21 +202,38 @@ def flag(name: str) -> str:
 
 
 def require_at_least(config: Any, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise InputError(f"{flag(name)} {value}: must be a whole number, {least} or more")
+    """Refuse what is not a whole number of at least this; None passes where it is the field's default."""
+    _require(config, name, lambda value: isinstance(value, int) and value >= least, f"a whole number, {least} or more")
 
 
 def require_positive(config: Any, name: str) -> None:
+    _require(config, name, lambda value: 0 < value < math.inf, "a finite number above 0")
+
+
+def require_choice(config: Any, name: str, choices: Any) -> None:
+    """Refuse what is not one of a `Literal`'s values."""
+    value, allowed = getattr(config, name), get_args(choices)
+    if value not in allowed:
+        raise InputError(f"{flag(name)} {value!r}: must be {' or '.join(allowed)}")
+
+
+def _require(config: Any, name: str, is_allowed: Callable[[Any], bool], allowed: str) -> None:
     value = getattr(config, name)
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise InputError(f"{flag(name)} {value}: must be a finite number above 0")
+    is_open = value is None and getattr(type(config), name) is None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_open or (is_number and is_allowed(value))):
+        raise InputError(f"{flag(name)} {value!r}: must be {allowed}")
 
 
-def require_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed}: must be between 0 and 2^63 - 1")
-
-
-def field_names(config_class: type) -> set[str]:
-    return {field.name for field in fields(config_class)}
+def _require_common(config: Any) -> None:
+    """The checks of the fields that several configs share, where this one has them, and of every switch."""
+    types = {field.name: field.type for field in fields(config)}
+    require_at_least(config, "seed", 0)
+    _require(config, "seed", lambda value: value < 2**63, "below 2^63")
+    if "precision" in types:
+        require_choice(config, "precision", Precision)
+    if "device" in types and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(config.device)):
+        raise InputError(f"--device {config.device!r}: must be auto, cpu, cuda, cuda:N or mps")
+    for name in (name for name, kind in types.items() if kind == "bool"):
+        if not isinstance(getattr(config, name), bool):
+            raise InputError(f"{flag(name)} {getattr(config, name)!r}: must be true or false")

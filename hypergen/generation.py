@@ -76,10 +76,13 @@ def generate(
         row ended earlier). `measures.trim` cuts at the end token.
 
     Raises:
-        InputError: a prompt is empty, or prompt and completion together exceed the context.
+        InputError: a prompt is empty, prompt and completion together exceed the context, or citations are to be
+            blocked and none are given.
     """
     rows = [torch.as_tensor(prompt) for prompt in prompts]
     _check_lengths(rows, max_new_tokens, model.context_length)
+    if config.block_citations and citations is None:
+        raise InputError(f"--block-citations {config.block_citations}: the training tokens are needed for this")
     filler = 0 if end_token is None else end_token
     completions = torch.full((len(rows), max_new_tokens), filler, dtype=torch.long)
     end = end_token if config.stop_at_end else None
@@ -152,9 +155,13 @@ class _Chooser:
     def _sample(self, logits: Tensor) -> Tensor:
         """Inverse of the cumulative distribution at one uniform number per row."""
         uniform = torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in self.generators])
-        cumulative = logits.softmax(-1).double().cumsum(-1)
-        aim = uniform.to(logits.device)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, aim, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+        probabilities = logits.softmax(-1)
+        if probabilities.device.type == "mps":  # which has no float64
+            probabilities = probabilities.cpu()
+        cumulative = probabilities.double().cumsum(-1)
+        aim = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, aim, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+        return token.to(logits.device)
 
 
 def penalize_repetition(logits: Tensor, context: Tensor, penalty: float) -> Tensor:
@@ -166,8 +173,8 @@ def penalize_repetition(logits: Tensor, context: Tensor, penalty: float) -> Tens
 
 
 def apply_filters(logits: Tensor, kept: Filters) -> Tensor:
-    """(B, V) logits -> the same with -inf where the filters remove a token. At least one token stays."""
-    logits = logits / kept.temperature
+    """(B, V) logits -> logits of what is left, -inf where the filters remove a token. At least one token stays."""
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(kept.temperature, 1e-30)  # in this form it cannot overflow
     if kept.top_k is not None and kept.top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(kept.top_k).values[:, -1:], -torch.inf)
     if kept.top_p is not None and kept.top_p < 1:
@@ -198,10 +205,11 @@ def _batches(rows: list[Tensor], batch_size: int) -> list[list[int]]:
 def _check_lengths(rows: list[Tensor], max_new_tokens: int, context_length: int) -> None:
     if not rows:
         raise InputError("no prompts: at least one is needed")
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens}: must be 1 or more")
     for index, row in enumerate(rows, 1):
         if len(row) == 0:
             raise InputError(f"prompt {index}: has no tokens")
         if len(row) + max_new_tokens > context_length:
-            raise InputError(
-                f"prompt {index}: {len(row)} tokens and {max_new_tokens} new ones exceed the context of {context_length}"
-            )
+            lengths = f"{len(row)} tokens and {max_new_tokens} new ones"
+            raise InputError(f"prompt {index}: {lengths} exceed the context of {context_length}")

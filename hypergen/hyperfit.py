@@ -59,7 +59,7 @@ class State:
 
     step: int = 0
     epoch_loss: float = 0.0
-    """Sum over the running epoch of loss times sequences."""
+    """Sum over the running epoch, or the one just ended, of loss times sequences."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights as `weight.NAME`, optimizer state as `optimizer.INDEX.PARAMETER.KEY`."""
 
@@ -94,28 +94,33 @@ def hyperfit(
     Args:
         state: where to continue; None starts.
         on_epoch: called after each epoch with its number (from 1) and mean loss.
-        on_checkpoint: called with a state to keep, every `plan.checkpoint_every` steps and when a signal arrived.
+        on_checkpoint: called with a state to keep, every `plan.checkpoint_every` steps and when a signal arrived. Its
+            tensors are those in use: write or copy them before you return.
         stop_signal: polled after each step; a signal number ends the training with `Interrupted`.
 
     Raises:
-        InputError: more last layers than blocks, or too short sequences.
+        InputError: more last layers than blocks, or no tokens to predict.
         NonFiniteError: loss or gradient is not finite; the weights are those before the step.
         HypergenError: the updates are rounded away.
     """
-    state = state or State()
+    _check_tokens(tokens, model.context_length)
     names = trained_parameters(model, plan.last_layers)
+    if plan.precision == "fp32":
+        model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
     features = _Features(model, tokens, plan)
     optimizers = _optimizers(model, names, plan)
-    _restore(names, optimizers, state)
+    state = _restore(names, optimizers, state or State())
     movement = _Movement(list(names.values()))
     count, per_epoch = len(tokens), steps_per_epoch(len(tokens), plan.batch_size)
-    started, first_step, loss, stopped_by = time.perf_counter(), state.step, math.nan, "epochs"
+    started, first_step, trained = time.perf_counter(), state.step, 0
+    stopped_by: Literal["target_loss", "epochs"] = "epochs"
 
-    with track(label, plan.steps) as advance:
-        advance(state.step)
+    with track(label, plan.steps, done=state.step) as advance:
         while state.step < plan.steps:
+            if state.step % per_epoch == 0:
+                state.epoch_loss = 0.0
             rows = batch_rows(plan.seed, state.step, count, plan.batch_size).to(tokens.device)
             step_loss = backward(model, features(rows), tokens[rows, 1:], plan.precision)
             norm = nn.utils.clip_grad_norm_(names.values(), 1.0 if plan.pretraining else math.inf)
@@ -129,9 +134,11 @@ def hyperfit(
                 optimizer.zero_grad()
             state.step += 1
             state.epoch_loss += step_loss * len(rows)
-            advance(tokens=rows.numel() * (tokens.shape[1] - 1), loss=step_loss)
+            predicted = len(rows) * (tokens.shape[1] - 1)
+            advance(tokens=predicted, loss=step_loss)
+            trained += predicted
             if state.step % per_epoch == 0:
-                loss, state.epoch_loss = state.epoch_loss / count, 0.0
+                loss = _epoch_mean(state, count, plan.batch_size)
                 on_epoch(state.step // per_epoch, loss)
                 if loss <= plan.target_loss:
                     stopped_by = "target_loss"
@@ -143,12 +150,11 @@ def hyperfit(
                 raise Interrupted(number, f"stopped by signal {number} after step {state.step}; --resume continues")
     model.eval()
     seconds = time.perf_counter() - started
-    trained = (state.step - first_step) * plan.batch_size * (tokens.shape[1] - 1)
     return FitResult(
-        loss=loss,
+        loss=_epoch_mean(state, count, plan.batch_size),
         epochs=state.step // per_epoch,
         steps=state.step,
-        stopped_by="target_loss" if stopped_by == "target_loss" else "epochs",
+        stopped_by=stopped_by,
         seconds=seconds,
         tokens_per_second=trained / max(seconds, 1e-9),
         cached=features.cache is not None,
@@ -198,6 +204,19 @@ def trained_parameters(model: Any, last_layers: int) -> dict[str, nn.Parameter]:
     return names
 
 
+def _check_tokens(tokens: Tensor, context_length: int) -> None:
+    shape = tuple(tokens.shape)
+    if len(shape) != 2 or shape[0] < 1 or not 2 <= shape[1] <= context_length:
+        allowed = f"(N, T) with N 1 or more and T from 2 to the model's context of {context_length}"
+        raise InputError(f"training tokens of shape {shape}: must be {allowed}")
+
+
+def _epoch_mean(state: State, count: int, batch_size: int) -> float:
+    """Mean loss over the sequences of the last epoch seen so far; nan before the first step."""
+    steps = state.step and (state.step - 1) % steps_per_epoch(count, batch_size) + 1
+    return state.epoch_loss / min(steps * batch_size, count) if steps else math.nan
+
+
 class _Features:
     """Row numbers -> hidden states (B, T - 1, D) of the sequences without their last token, lower blocks cached."""
 
@@ -221,7 +240,8 @@ def _optimizers(model: Any, names: dict[str, nn.Parameter], plan: Plan) -> list[
     in_blocks = {id(parameter) for block in model.blocks for parameter in block.parameters() if parameter.ndim == 2}
     matrices = [parameter for parameter in names.values() if id(parameter) in in_blocks]
     others = [parameter for parameter in names.values() if id(parameter) not in in_blocks]
-    return [Muon(matrices, plan.learning_rate), torch.optim.AdamW(others, plan.learning_rate, PRETRAIN_BETAS, weight_decay=0.0, fused=True)]
+    adam = torch.optim.AdamW(others, plan.learning_rate, PRETRAIN_BETAS, weight_decay=0.0, fused=True)
+    return [Muon(matrices, plan.learning_rate), adam]
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
@@ -290,9 +310,11 @@ def _snapshot(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optim
     return State(step=state.step, epoch_loss=state.epoch_loss, tensors=tensors)
 
 
-def _restore(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: State) -> None:
+def _restore(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: State) -> State:
+    """Copy the state's tensors to where they belong; what is left of it, to count on with."""
+    counts = State(step=state.step, epoch_loss=state.epoch_loss)
     if not state.tensors:
-        return
+        return counts
     with torch.no_grad():
         for name, parameter in names.items():
             parameter.copy_(state.tensors[f"weight.{name}"])
@@ -303,4 +325,5 @@ def _restore(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimi
             if name.startswith(prefix):
                 number, key = name.removeprefix(prefix).split(".", 1)
                 parameter = parameters[int(number)]
-                optimizer.state[parameter][key] = value.clone().to("cpu" if key == "step" else parameter.device)
+                optimizer.state[parameter][key] = value.clone().to(parameter.device)  # fused AdamW's step as well
+    return counts

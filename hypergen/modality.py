@@ -1,7 +1,7 @@
 """The whole contract of an adapter: a codec (items <-> tokens) plus a model that maps ids to logits.
 
 The core (training, decoding, measuring) sees only these two protocols and never learns what a token means. A third
-modality is a module with `build` and `load` and one line in `registry`; `tests/toy.py` is one.
+modality is a package with `read`, `build` and `load` and one line in `registry`; `tests/toy` is one.
 Does not know: text, pictures, files, or any library besides torch.
 
 Shape letters: N items, B batch, T tokens, P prompt, S completion, V vocabulary, D width.
@@ -65,19 +65,29 @@ class Modality(Protocol):
 
     name: str
     model: Any  # a TokenModel that is an nn.Module
+    settings: Any  # the adapter's own `Settings`
+    sequence_length: int  # T of every encoded sequence
     end_token: int | None  # the id after which a completion is over; None where completions have a fixed length
-
-    def read(self, source: str) -> Sequence[Item]:
-        """A source (file, folder, built-in name, `hub:ID`) -> items, possibly lazy; checks it before any model work."""
-        ...
 
     def encode(self, items: Sequence[Item], count: int | None = None, seed: int = 0) -> Tensor:
         """Items -> tokens (N, T) int64, start token included. With `count`: exactly that many sequences, chosen with
         `seed`, else InputError that names both numbers."""
         ...
 
+    def examples(self, items: Sequence[Item], count: int, seed: int = 0) -> Tensor:
+        """Held-out items -> at most `count` encoded sequences (N, T), from as many items as possible.
+
+        Raises:
+            InputError: no item gives one.
+        """
+        ...
+
     def begin(self, prompt: Tensor) -> Tensor:
         """(B, P) ids without start token, P >= 0 -> (B, P') ids that `model.start` takes, P' >= 1."""
+        ...
+
+    def encode_prompt(self, item: Item) -> Tensor:
+        """One item -> the prompt (P,) that it gives, start token included: all of a text, the top of a picture."""
         ...
 
     def prompts(self, tokens: Tensor) -> Tensor:
@@ -96,13 +106,21 @@ class Modality(Protocol):
         """Items -> one file each in `folder`."""
         ...
 
-    def compare(self, columns: dict[str, Tensor]) -> Any:
-        """Columns of whole sequences (N, T), by title, with equal N -> the object to look at: a PIL grid for pictures,
-        an HTML fragment (escaped) for text. One row an example."""
+    def assemble(self, prompts: Sequence[Tensor], completions: Tensor) -> list[Item]:
+        """Prompts (P,) each and completions (B, S) -> what a user sees: the continuation of a text, a whole picture."""
+        ...
+
+    def compare(self, prompts: Tensor, columns: dict[str, Tensor]) -> Any:
+        """Prompts (N, P) and columns of completions (N, S) by title -> the object to look at, one row an example: a PIL
+        picture, or an HTML fragment (escaped)."""
         ...
 
     def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
         """Numbers that need the meaning of a token: prompts (B, P), completions (B, S) -> name -> mean value."""
+        ...
+
+    def with_settings(self, settings: Any) -> Modality:
+        """The same codec and model with other settings."""
         ...
 
     def save(self, folder: Path) -> None:

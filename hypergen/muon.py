@@ -30,14 +30,14 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._update(matrix, group["lr"], group["momentum"])
+                    self._update(matrix, matrix.grad, group["lr"], group["momentum"])
 
-    def _update(self, matrix: Tensor, lr: float, momentum: float) -> None:
+    def _update(self, matrix: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
         state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        direction = orthogonalize(matrix.grad.lerp(buffer, momentum))
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        direction = orthogonalize(gradient.lerp(buffer, momentum))
         matrix.add_(direction, alpha=-lr * 0.2 * max(matrix.shape) ** 0.5)
 
 

@@ -20,10 +20,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def track(label: str, total: int) -> Iterator[Advance]:
-    """`with track("hyperfit", steps) as advance: advance(tokens=2048, loss=1.2)`."""
+def track(label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """`with track("hyperfit", steps) as advance: advance(tokens=2048, loss=1.2)`.
+
+    Args:
+        done: what an earlier process did of the total; it takes no part in the time left.
+    """
     show = _bar if sys.stderr.isatty() else _lines
-    with show(label, total) as advance:
+    with show("".join(sign if sign.isprintable() else "?" for sign in label), total, done) as advance:
         yield advance
 
 
@@ -35,7 +39,7 @@ def _describe(started: float, tokens: int, numbers: dict[str, float]) -> str:
 
 
 @contextmanager
-def _bar(label: str, total: int) -> Iterator[Advance]:
+def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,7 +53,7 @@ def _bar(label: str, total: int) -> Iterator[Advance]:
     )
     started, seen = time.perf_counter(), 0
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(escape(label), total=total, words="")
+        task = progress.add_task(escape(label), total=total, completed=done, words="")
 
         def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
             nonlocal seen
@@ -60,9 +64,9 @@ def _bar(label: str, total: int) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(label: str, total: int) -> Iterator[Advance]:
+def _lines(label: str, total: int, done: int) -> Iterator[Advance]:
     started = printed = time.perf_counter()
-    done = seen = 0
+    seen, before = 0, done
 
     def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
         nonlocal done, seen, printed
@@ -70,7 +74,7 @@ def _lines(label: str, total: int) -> Iterator[Advance]:
         now = time.perf_counter()
         if now - printed >= SECONDS_BETWEEN_LINES or done >= total:
             printed = now
-            left = (now - started) / max(done, 1) * (total - done)
+            left = (now - started) / max(done - before, 1) * (total - done)
             words = _describe(started, seen, numbers)
             print(f"{label}: {done}/{total}  {words}  {left:.0f} s left", file=sys.stderr, flush=True)
 

@@ -1,12 +1,16 @@
 """Which module serves which modality: the only core file that names one.
 
-A module listed here has `Settings` (its frozen dataclass of options, importable without torch from `.config`),
-`build(items, settings, config)` and `load(folder, settings)`.
+A package listed here has `config.Settings` (its frozen dataclass of options, importable without torch) and in `modality`
+the functions `read(source, settings) -> items` (checks a source before any model is loaded),
+`build(items, settings, pretrain_config)` and `load(folder or hub id, settings)`, and the constant `DEFAULT_PROMPTS`:
+the built-in source of held-out items for a base hyperfitted on its own samples, or None to draw those as well.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 from types import ModuleType
 
 from hypergen.errors import InputError
@@ -26,6 +30,17 @@ def adapter(name: str) -> ModuleType:
 def settings_class(name: str) -> type:
     """The adapter's dataclass of options; imports only the standard library."""
     return importlib.import_module(f"{_package(name)}.config").Settings
+
+
+def identify(folder: Path) -> str | None:
+    """The modality of a model folder: what `hypergen.json` says, else by the architecture; None where neither tells."""
+    record = folder / "hypergen.json"
+    if record.is_file():
+        return json.loads(record.read_text()).get("modality")
+    config = folder / "config.json"
+    if config.is_file():
+        return "image" if json.loads(config.read_text()).get("model_type") == "imagegpt" else "text"
+    return None
 
 
 def _package(name: str) -> str:

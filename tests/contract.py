@@ -118,7 +118,8 @@ def check_codec(modality: Any, items: Sequence[Any]) -> None:
     assert prompts.equal(tokens[:, : prompts.shape[1]])
     assert 1 <= modality.max_new_tokens(prompts.shape[1]) <= modality.model.context_length - prompts.shape[1]
     assert len(modality.decode(tokens)) == len(tokens)
-    assert modality.compare({"one": tokens, "two": tokens}) is not None
+    prompts = modality.prompts(tokens)
+    assert modality.compare(prompts, {"one": tokens[:, prompts.shape[1] :]}) is not None
     measures = modality.measures(prompts, tokens[:, prompts.shape[1] :])
     assert all(isinstance(name, str) and isinstance(value, float) for name, value in measures.items())
     begun = modality.begin(tokens[:, 1:3])

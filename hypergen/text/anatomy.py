@@ -40,6 +40,13 @@ def text_config(causal: PreTrainedModel) -> PreTrainedConfig:
     return causal.config.get_text_config(decoder=True)
 
 
+def body(causal: PreTrainedModel) -> PreTrainedModel:
+    """The model without its head; the model itself where the two cannot be told apart."""
+    if causal.base_model is not causal:
+        return causal.base_model  # type: ignore[return-value]
+    return next((module for module in causal.children() if isinstance(module, PreTrainedModel)), causal)
+
+
 def context_length(config: PreTrainedConfig) -> int:
     """The most tokens a sequence may have, as the configuration says; sliding windows are ignored."""
     lengths = (getattr(config, name, None) for name in CONTEXT_FIELDS)
@@ -57,8 +64,8 @@ def disable_randomness(causal: PreTrainedModel) -> None:
 
 
 def _zero_floats(owner: Any) -> None:
-    for name, value in vars(owner).items():
-        if RANDOM_FIELD.search(name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+    for name, value in list(vars(owner).items()):
+        if RANDOM_FIELD.search(name) and isinstance(value, float) and value:
             setattr(owner, name, 0.0)
 
 

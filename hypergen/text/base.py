@@ -132,7 +132,7 @@ def load_causal(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
         InputError: weights are not there as safetensors, broken, incomplete or not finite.
     """
     try:
-        with quiet():
+        with quiet(keep_bars=not source.local_files_only):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.name,
                 config=config,
@@ -178,11 +178,12 @@ def follow_umask(folder: Path) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no remarks of transformers inside: hypergen shows its own progress and checks the result."""
+def quiet(keep_bars: bool = False) -> Iterator[None]:
+    """No remarks of transformers inside, hypergen checks the result; and no progress bars, but for a download."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not keep_bars:
+        logging.disable_progress_bar()
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hypergen.errors import InputError
+from hypergen.text.base import quiet
 from hypergen.text.hub import first_line
 
 END_OF_TEXT = "<|endoftext|>"
@@ -54,7 +55,10 @@ def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTraine
         InputError: there is none, it cannot be read, or it has no pieces.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False, local_files_only=local_files_only)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(name), trust_remote_code=False, local_files_only=local_files_only
+            )
     except Exception as error:  # whatever hub, JSON and tokenizers raise
         raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error
     if not len(tokenizer):

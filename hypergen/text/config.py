@@ -11,8 +11,8 @@ from hypergen.config import require_at_least
 class Settings:
     """Options that only text has."""
 
-    sequence_length: int = 256
-    """Tokens in one training sequence (paper: 256)."""
+    sequence_length: int | None = None
+    """Tokens in one training sequence; the base's card says, else 256 (as in the paper)."""
     prompt_length: int = 32
     """Tokens of a held-out text that are kept as the prompt of a comparison (paper: 32)."""
     text_field: str = "text"

@@ -14,21 +14,26 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from hypergen.config import PretrainConfig
+from hypergen.config import PAPER_RECIPE, PretrainConfig, fill
 from hypergen.errors import InputError
 from hypergen.text import base, codec, files, page
 from hypergen.text.anatomy import context_length, text_config
 from hypergen.text.config import Settings
 from hypergen.text.model import TextModel
 
+DEFAULT_PROMPTS = "stories"
 DEFAULT_NEW_TOKENS = 256
 CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is chosen
 
 
 def read(source: str, settings: Settings) -> list[str]:
-    """Documents of a source; what `TextModality.read` does, for when there is no model yet."""
+    """Documents of a .txt or .jsonl file, of the built-in stories, or of hub:ID.
+
+    Raises:
+        InputError: the source cannot be read, is malformed, or has no text.
+    """
     return files.read(source, settings)
 
 
@@ -39,12 +44,15 @@ def build(items: Sequence[str], settings: Settings, config: PretrainConfig) -> T
         InputError: the codec cannot be loaded or has no end token, or width and heads do not fit.
     """
     trained = config.codec_from
-    tokenizer = codec.train_tokenizer(items, config.vocabulary_size) if trained is None else codec.load_tokenizer(trained)
+    tokenizer = (
+        codec.train_tokenizer(items, config.vocabulary_size) if trained is None else codec.load_tokenizer(trained)
+    )
     if tokenizer.eos_token_id is None:
         raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
+    settings = fill(settings, PAPER_RECIPE)
     causal = base.new_llama(
         max(len(tokenizer), codec.largest_id(tokenizer) + 1),
-        context_length=settings.sequence_length,
+        context_length=settings.sequence_length or 0,
         width=config.width,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
@@ -60,26 +68,24 @@ def load(folder: str | Path, settings: Settings) -> TextModality:
     Raises:
         InputError: it is not there, not a plain causal language model, incomplete, or does not fit the settings.
     """
-    if settings.prompt_length >= settings.sequence_length:
-        raise InputError(
-            f"--prompt-length {settings.prompt_length}: must be below --sequence-length {settings.sequence_length}"
-        )
+    settings = fill(settings, PAPER_RECIPE)
+    length = settings.sequence_length or 0
+    if settings.prompt_length >= length:
+        raise InputError(f"--prompt-length {settings.prompt_length}: must be below --sequence-length {length}")
     source = base.locate(str(folder))
     config = base.read_config(source)
     tokenizer = codec.load_tokenizer(source.name, source.local_files_only)
-    _check_fit(source.name, config.get_text_config(decoder=True), tokenizer, settings)
+    _check_fit(source.name, config.get_text_config(decoder=True), tokenizer, length)
     return TextModality(TextModel(base.load_causal(source, config)), tokenizer, settings)
 
 
-def _check_fit(
-    name: str, config: base.PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, settings: Settings
-) -> None:
+def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
     """Vocabulary and context, as far as the configuration tells."""
     largest, context = codec.largest_id(tokenizer), context_length(config)
-    if largest >= config.vocab_size:
+    if largest >= getattr(config, "vocab_size", largest + 1):
         raise InputError(f"{name}: its tokenizer has id {largest}, but the model only ids below {config.vocab_size}")
-    if settings.sequence_length > context:
-        raise InputError(f"--sequence-length {settings.sequence_length}: the context of {name} is {context} tokens")
+    if sequence_length > context:
+        raise InputError(f"--sequence-length {sequence_length}: the context of {name} is {context} tokens")
 
 
 @final
@@ -91,13 +97,18 @@ class TextModality:
     def __init__(self, model: TextModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
         self.model = model
         self.tokenizer = tokenizer
-        self.settings = settings
+        self.settings: Settings = fill(settings, PAPER_RECIPE)
         self.end_token: int | None = _end_token(model, tokenizer)
         self._prefix = codec.prefix_ids(tokenizer)
 
-    def read(self, source: str) -> list[str]:
-        """Documents of a source: .txt, .jsonl, stories, hub:ID. Raises InputError for whatever is wrong with it."""
-        return read(source, self.settings)
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of one training sequence."""
+        return self.settings.sequence_length or 0
+
+    def with_settings(self, settings: Settings) -> TextModality:
+        """The same codec and model under other settings."""
+        return TextModality(self.model, self.tokenizer, settings)
 
     def encode(self, items: Sequence[str], count: int | None = None, seed: int = 0) -> Tensor:
         """Documents -> (N, T) int64 ids, T = `sequence_length`.
@@ -109,11 +120,27 @@ class TextModality:
         Raises:
             InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
         """
-        length = self.settings.sequence_length
-        if length > self.model.context_length:
-            raise InputError(f"--sequence-length {length}: the model's context is {self.model.context_length} tokens")
+        self._require_context()
         tokens = self._packed(items) if count is None else self._chosen(items, count, seed)
         return self._require_known(tokens)
+
+    def examples(self, items: Sequence[str], count: int, seed: int = 0) -> Tensor:
+        """The beginnings (N, T) of at most `count` documents, drawn with `seed`; those shorter than T are passed over.
+
+        Raises:
+            InputError: no document is long enough, or as `encode`.
+        """
+        self._require_context()
+        found: list[Tensor] = []
+        for windows in self._windows(_shuffled(items, torch.Generator().manual_seed(seed))):
+            found.extend(windows[:1])
+            if len(found) == count:
+                break
+        if not found:
+            raise InputError(
+                f"--sequence-length {self.sequence_length}: none of {len(items)} held-out texts has so many tokens"
+            )
+        return self._require_known(torch.stack(found))
 
     def begin(self, prompt: Tensor) -> Tensor:
         """(B, P) ids without start token, P >= 0 -> (B, P') ids, P' >= 1: what the tokenizer puts in front is added.
@@ -129,8 +156,8 @@ class TextModality:
             prefix = [first]
         return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
 
-    def encode_prompt(self, item: str, number: int = 1) -> Tensor:
-        """A prompt, possibly empty -> (P,) int64 ids, begin included. `number` is only for messages.
+    def encode_prompt(self, item: str, number: int | None = None) -> Tensor:
+        """A prompt, possibly empty -> (P,) int64 ids, begin included. `number`: its place among several.
 
         Raises:
             InputError: it leaves no room in the context, or has ids that the model lacks.
@@ -139,8 +166,9 @@ class TextModality:
         prompt = self.begin(torch.tensor([ids], dtype=torch.long))[0]
         context = self.model.context_length
         if len(prompt) >= context:
+            which = "prompt" if number is None else f"prompt {number}"
             raise InputError(
-                f"prompt {number}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
+                f"{which}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
             )
         return self._require_known(prompt)
 
@@ -167,9 +195,27 @@ class TextModality:
             path.write_text(item + "\n", encoding="utf-8", newline="\n")
         return paths
 
-    def compare(self, columns: dict[str, Tensor]) -> str:
-        """Sequences (N, T) by title -> an HTML table, escaped, repeated 4-grams of words marked; one row an example."""
-        return page.comparison_table({title: self.decode(tokens) for title, tokens in columns.items()})
+    def assemble(self, prompts: Sequence[Tensor], completions: Tensor) -> list[str]:
+        """Prompts (P,) each and completions (B, S) -> the continuations alone, as they read after their prompts."""
+        starts = [self.decode(prompt[None])[0] for prompt in prompts]
+        wholes = [
+            self.decode(torch.cat([prompt.cpu(), completion])[None])[0]
+            for prompt, completion in zip(prompts, completions.cpu(), strict=True)
+        ]
+        alone = self.decode(completions)
+        return [
+            whole[len(start) :] if whole.startswith(start) else rest  # a character may lie across the border
+            for start, whole, rest in zip(starts, wholes, alone, strict=True)
+        ]
+
+    def compare(self, prompts: Tensor, columns: dict[str, Tensor]) -> str:
+        """Prompts (N, P) and completions (N, S) by title -> an HTML table, one row an example.
+
+        Everything is escaped; 4-grams of words that a completion repeats are marked.
+        """
+        rows = list(prompts)
+        texts = {title: self.assemble(rows, completions) for title, completions in columns.items()}
+        return page.comparison_table(self.decode(prompts), texts)
 
     def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
         """Nothing so far that needs the meaning of a token."""
@@ -188,7 +234,7 @@ class TextModality:
         for ids in codec.tokenize(self.tokenizer, items, special=False):
             pieces.append(np.asarray(ids + separator, dtype=np.int64))
         stream = torch.from_numpy(np.concatenate(pieces))
-        length = self.settings.sequence_length
+        length = self.sequence_length
         if len(stream) < length:
             raise InputError(
                 f"--sequence-length {length}: all {len(items)} texts together have only {len(stream)} tokens"
@@ -197,31 +243,41 @@ class TextModality:
 
     def _chosen(self, items: Sequence[str], count: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(items), generator=generator).tolist()
         windows: list[Tensor] = []
-        for found in self._windows(items[index] for index in order):
+        for found in self._windows(_shuffled(items, generator)):
             windows.extend(found)
             if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
                 break
         if len(windows) < count:
             raise InputError(
-                f"--num-samples {count}: only {len(windows)} sequences of {self.settings.sequence_length} tokens "
+                f"--num-samples {count}: only {len(windows)} sequences of {self.sequence_length} tokens "
                 f"qualify in {len(items)} texts; lower it or give more text"
             )
         return torch.stack([windows[index] for index in torch.randperm(len(windows), generator=generator)[:count]])
 
     def _windows(self, documents: Iterator[str]) -> Iterator[Tensor]:
         """Each document's windows (n, T), with the tokenizer's own special tokens around the document."""
-        length = self.settings.sequence_length
+        length = self.sequence_length
         for ids in codec.tokenize(self.tokenizer, documents, special=True):
             whole = len(ids) // length * length
             yield torch.from_numpy(np.asarray(ids[:whole], dtype=np.int64)).view(-1, length)
+
+    def _require_context(self) -> None:
+        length, context = self.sequence_length, self.model.context_length
+        if length > context:
+            raise InputError(f"--sequence-length {length}: the model's context is {context} tokens")
 
     def _require_known(self, tokens: Tensor) -> Tensor:
         if tokens.numel() and int(tokens.max()) >= self.model.num_tokens:
             piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
             raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
         return tokens
+
+
+def _shuffled(items: Sequence[str], generator: torch.Generator) -> Iterator[str]:
+    """The items in an order that `generator` draws; each is looked up when its turn comes."""
+    for index in torch.randperm(len(items), generator=generator).tolist():
+        yield items[index]
 
 
 def _end_token(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

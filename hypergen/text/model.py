@@ -124,7 +124,7 @@ class TextModel(nn.Module):
         """(B, T, D), or (B, T, V) where the head cannot be told apart."""
         if self._full_logits:
             return self.causal(**inputs).logits
-        return self.causal.base_model(**inputs).last_hidden_state
+        return anatomy.body(self.causal)(**inputs).last_hidden_state
 
     def _advance(self, tokens: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
         """(B, l) further ids -> logits (B, V) after the last of them."""
@@ -191,14 +191,18 @@ class TextModel(nn.Module):
         return type(self.causal).__name__
 
     def _probe(self) -> Tensor:
-        length = min(PROBE_LENGTH, self.context_length)
+        """(2, T) ids that any vocabulary has."""
         embedding: Any = self.causal.get_input_embeddings()
-        rows = embedding.weight.shape[0]
-        return torch.arange(length, device=next(self.parameters()).device)[None] % rows
+        ids = torch.arange(min(PROBE_LENGTH, self.context_length), device=next(self.parameters()).device)
+        return torch.stack([ids, ids.flip(0)]) % embedding.weight.shape[0]
 
     @torch.no_grad()
     def _attach(self) -> None:
-        """Find the parts, and check on a tiny batch what the faster ways rely on."""
+        """Find the parts, and check on a tiny batch what the faster ways rely on.
+
+        Raises:
+            InputError: the model looks at later tokens, so it does not predict the next one.
+        """
         was_training = self.training
         self.eval()
         probe = self._probe()
@@ -207,11 +211,13 @@ class TextModel(nn.Module):
         self._full_logits = False
         self._full_logits = not self._agrees(logits, lambda: self.forward(probe))
         self._anatomy = anatomy.study(self.causal, lambda: self.hidden(probe))
-        entry = inspect.signature((self.causal if self._full_logits else self.causal.base_model).forward).parameters
+        entry = inspect.signature((self.causal if self._full_logits else anatomy.body(self.causal)).forward).parameters
         self._takes_positions = "position_ids" in entry
         self._cache_argument = next((name for name in ("past_key_values", "cache_params") if name in entry), None)
-        if probe.shape[1] > 1 and not self._agrees(logits[:, -1], lambda: self._stepped(probe)):
+        if not self._agrees(logits[:, -1], lambda: self._stepped(probe)):
             self._cache_argument = None
+            if not self._agrees(logits[:, :-1], lambda: self.forward(probe[:, :-1])):
+                raise InputError(f"{self._architecture}: is not a causal language model, it looks at later tokens")
         self.train(was_training)
 
     def _agrees(self, logits: Tensor, other: Callable[[], Tensor]) -> bool:
@@ -224,9 +230,10 @@ class TextModel(nn.Module):
             return False
 
     def _stepped(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids -> logits (B, V) after them, the last one as a step."""
-        _, state = self.start(tokens[:, :-1], 1)
-        return self.step(tokens[:, -1], state)[0]
+        """(2, T) ids -> logits (2, V) after them, the last one as a step, with the rows exchanged on the way."""
+        exchanged = torch.tensor([1, 0], device=tokens.device)
+        _, state = self.start(tokens[exchanged, :-1], 1)
+        return self.step(tokens[:, -1], self.select(state, exchanged))[0]
 
 
 class _ReachedError(Exception):

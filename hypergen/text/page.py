@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 NGRAM = 4  # words
@@ -17,15 +17,20 @@ KEPT_CONTROLS = "\n\t"
 DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # could reorder the page
 
 
-def comparison_table(columns: dict[str, Sequence[str]]) -> str:
-    """Texts by column title, equally many in each -> a table, one row an example."""
-    titles = "".join(f"<th>{escape(printable(title))}</th>" for title in columns)
-    rows = "\n".join(f"<tr>{''.join(map(_cell, texts))}</tr>" for texts in zip(*columns.values(), strict=True))
-    return f'<table class="compare">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n'
+def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+    """Prompts, and continuations by column title, equally many in each -> a table, one row an example."""
+    titles = "".join(f"<th>{escape(printable(title))}</th>" for title in ("prompt", *columns))
+    rows = zip(map(_escaped, prompts), *(map(_marked, texts) for texts in columns.values()), strict=True)
+    lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="compare">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>\n'
 
 
-def _cell(text: str) -> str:
-    return f"<td>{mark_repeats(printable(text))}</td>"
+def _escaped(text: str) -> str:
+    return escape(printable(text))
+
+
+def _marked(text: str) -> str:
+    return mark_repeats(printable(text))
 
 
 def mark_repeats(text: str) -> str:

@@ -23,6 +23,7 @@ from tests.toy.model import ToyModel
 Numbers = list[int]
 BUILT_IN = "numbers"  # the name of a built-in source
 NUM_BUILT_IN = 256
+DEFAULT_PROMPTS = BUILT_IN
 
 
 @final
@@ -32,10 +33,7 @@ class ToyModality:
     def __init__(self, model: ToyModel, settings: Settings, shape: dict[str, int]):
         self.model, self.settings, self.shape = model, settings, shape
         self.start_token, self.end_token = settings.modulus, settings.modulus + 1
-
-    def read(self, source: str) -> Sequence[Numbers]:
-        """`numbers`, or a JSON Lines file with one list of ints a line."""
-        return read(source, self.settings)
+        self.sequence_length = settings.sequence_length
 
     def encode(self, items: Sequence[Numbers], count: int | None = None, seed: int = 0) -> Tensor:
         if count is not None:
@@ -46,6 +44,12 @@ class ToyModality:
         length = self.settings.sequence_length
         rows = [([self.start_token, *item] + [self.end_token] * length)[:length] for item in items]
         return torch.tensor(rows, dtype=torch.long).view(len(rows), length)
+
+    def examples(self, items: Sequence[Numbers], count: int, seed: int = 0) -> Tensor:
+        return self.encode(items, min(count, len(items)), seed)
+
+    def encode_prompt(self, item: Numbers) -> Tensor:
+        return self.begin(torch.tensor([item], dtype=torch.long))[0]
 
     def begin(self, prompt: Tensor) -> Tensor:
         return torch.cat([prompt.new_full((len(prompt), 1), self.start_token), prompt], 1)
@@ -64,13 +68,21 @@ class ToyModality:
         return [token for token in row if token != self.start_token]
 
     def write(self, items: Sequence[Numbers], folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{index:04d}.json" for index in range(len(items))]
         for path, item in zip(paths, items, strict=True):
             path.write_text(json.dumps(item))
         return paths
 
-    def compare(self, columns: dict[str, Tensor]) -> str:
+    def assemble(self, prompts: Sequence[Tensor], completions: Tensor) -> list[Numbers]:
+        return self.decode(completions)
+
+    def with_settings(self, settings: Settings) -> ToyModality:
+        return ToyModality(self.model, settings, self.shape)
+
+    def compare(self, prompts: Tensor, columns: dict[str, Tensor]) -> str:
         """An HTML table, one column a title."""
+        columns = {"prompt": prompts, **columns}
         titles = "".join(f"<th>{escape(title)}</th>" for title in columns)
         rows = zip(*(self.decode(tokens) for tokens in columns.values()), strict=True)
         lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
@@ -111,6 +123,7 @@ def toy(settings: Settings = Settings(), *, seed: int = 0, **shape: int) -> ToyM
 
 
 def read(source: str, settings: Settings) -> list[Numbers]:
+    """`numbers`, or a JSON Lines file with one list of ints a line."""
     if source == BUILT_IN:
         return numbers(NUM_BUILT_IN, settings)
     path = Path(source)

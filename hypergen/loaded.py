@@ -1,0 +1,105 @@
+"""`Run`: a loaded run or base, ready to continue prompts and to draw.
+
+Does not know: what a token means, how a run came about.
+
+Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hypergen.citation import CitationIndex
+from hypergen.config import DecodingConfig
+from hypergen.errors import InputError
+from hypergen.generation import generate
+
+TRAINING_TOKENS, HELD_OUT_TOKENS = "training_tokens.safetensors", "held_out_tokens.safetensors"
+
+
+@dataclass
+class Run:
+    """A run folder (or base folder, or hub model) with its model in memory."""
+
+    folder: Path
+    modality: Any
+    record: dict[str, Any]
+    """What `hypergen.json` says; empty for a model that hypergen did not make."""
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The before/after table, one record a row; empty for a base."""
+        return self.record.get("comparison", [])
+
+    def tokens(self, name: str = TRAINING_TOKENS) -> Tensor:
+        """Stored sequences (N, T): what was trained on, or the held-out ones (HELD_OUT_TOKENS).
+
+        Raises:
+            InputError: it is a base, which has none.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: not there; only a hyperfitted run has it")
+        return load_file(path)["tokens"]
+
+    def generate(self, prompts: Any = None, *, max_new_tokens: int | None = None, **decoding: Any) -> list[Any]:
+        """Continue prompts: texts give their continuations, pictures give whole pictures with a new lower part.
+
+        Args:
+            prompts: one item or several; None takes the prompts of the run's held-out sequences.
+            max_new_tokens: None is 256, or the rest of the picture.
+            decoding: fields of `DecodingConfig`, such as `strategy="top-p"` or `block_citations=5`.
+        """
+        rows = self.prompt_rows(prompts)
+        return self.modality.assemble(rows, self.complete(rows, max_new_tokens, **decoding))
+
+    def generate_tokens(self, prompt_ids: Tensor, max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
+        """(B, P) ids without start token, P >= 0 -> (B, S) ids of the completions, on the CPU."""
+        return self.complete(list(self.modality.begin(prompt_ids)), max_new_tokens, **decoding)
+
+    def prompt_rows(self, prompts: Any = None) -> list[Tensor]:
+        """Prompts as ids (P,) each, start token included; None: those of the held-out sequences."""
+        if prompts is None:
+            return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
+        several = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+        return [self.modality.encode_prompt(item) for item in (prompts if several else [prompts])]
+
+    def complete(self, rows: Sequence[Tensor], max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
+        """Rows of `prompt_rows` -> (B, S) ids of their completions."""
+        config = DecodingConfig(**decoding)
+        model = self.modality.model
+        citations = None
+        if config.block_citations:
+            citations = CitationIndex(self.tokens(), config.block_citations).to(next(model.parameters()).device)
+        if max_new_tokens is None:
+            max_new_tokens = self.modality.max_new_tokens(max((len(row) for row in rows), default=0))
+        return generate(
+            model, rows, max_new_tokens, config, end_token=self.modality.end_token, citations=citations
+        )
+
+    def grid(self, rows: int = 8, **options: Any) -> Any:
+        """Held-out sequences of the run, one below the other: prompt, completion, original.
+
+        Args:
+            rows: how many.
+            options: settings of the modality (`prompt_fraction=0.25`) and fields of `DecodingConfig`.
+
+        Returns:
+            A PIL picture for images, an HTML fragment for text.
+        """
+        decoding = {name: value for name, value in options.items() if name in DecodingConfig.__dataclass_fields__}
+        held_out = self.tokens(HELD_OUT_TOKENS)[:rows]
+        prompts = self._with_settings({name: options[name] for name in options.keys() - decoding}).prompts(held_out)
+        left = held_out.shape[1] - prompts.shape[1]
+        completions = self.complete(list(prompts), left, stop_at_end=False, **decoding)
+        return self.modality.compare(prompts, {"completion": completions, "original": held_out[:, -left:]})
+
+    def _with_settings(self, changes: dict[str, Any]) -> Any:
+        return self.modality.with_settings(replace(self.modality.settings, **changes)) if changes else self.modality

@@ -1,0 +1,260 @@
+"""Before and after, to look at: a Markdown table, a terminal table, and one self-contained HTML page.
+
+The page needs no network and runs no script; every text in it is escaped and stripped of control characters. The
+figure is the modality's own: an HTML fragment that is escaped already, or a PNG.
+Does not know: torch, tokens, text, pictures, where a number comes from. Imports only the standard library (and rich,
+once a terminal is there to draw on).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from hypergen.report_chart import Point, line_chart
+from hypergen.report_table import (
+    INTERVAL_MEANING,
+    MEASURES,
+    NAME_HEAD,
+    Records,
+    cells,
+    columns_of,
+    head,
+    interval_text,
+    mean_text,
+    printable,
+)
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SHOWN_WIDTH = 760  # pixels up to which a small picture is enlarged by a whole factor
+SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def markdown(records: Records, columns: Sequence[str] | None = None) -> str:
+    """A GitHub table, one row a record; `0.233 [0.20, 0.27]` with an interval, `-` where there is no number.
+
+    Raises:
+        ValueError: the records have `ttr` but no `overlap_mean`.
+    """
+    heads, *others = cells(records, columns)
+    rows = [[*map(_markdown_escape, heads)], *([_markdown_escape(name), *numbers] for name, *numbers in others)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "".join(_markdown_row(row, widths) for row in (rows[0], rule, *rows[1:]))
+
+
+def terminal(records: Records, columns: Sequence[str] | None = None) -> None:
+    """Print the table: drawn by rich on a terminal, on its side where it is too wide; as Markdown elsewhere."""
+    if not sys.stdout.isatty():
+        print(markdown(records, columns), end="")
+        return
+    from rich.console import Console
+
+    console, rows = Console(), cells(records, columns)
+    on_its_side = list(zip(*rows, strict=True))
+    for form in (rows, on_its_side, _with_intervals_below(on_its_side)):
+        table = _rich_table(form)
+        if console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width:
+            break
+    console.print(table)
+
+
+def page(
+    title: str,
+    records: Records,
+    facts: Mapping[str, str | float],
+    curves: Mapping[str, Sequence[Point]],
+    figure: str | bytes | None,
+) -> str:
+    """One HTML file.
+
+    Args:
+        facts: what the numbers rest on (base, data, seed, ...), in order.
+        curves: title -> [(epoch, value), ...]; points that are not finite are left out.
+        figure: an HTML fragment that is escaped already, the bytes of a PNG, or nothing.
+
+    Raises:
+        ValueError: the records have `ttr` but no `overlap_mean`, or the figure's bytes are no PNG.
+    """
+    body = (
+        f"<header><h1>{_text(title)}</h1></header>",
+        _section("Before and after", _scroll("Before and after", _results(records))),
+        _section("Training", _charts(curves)),
+        _section("Side by side", _figure(figure)),
+        _section("How it was made", _definitions(facts.items())),
+        f"<footer>{_section('What the numbers mean', _definitions(_meanings(records)))}</footer>",
+    )
+    return PAGE.format(title=_text(title), security=SECURITY, style=STYLE, body="\n".join(filter(None, body)))
+
+
+# Markdown and terminal.
+
+
+def _markdown_escape(text: str) -> str:
+    return re.sub(r"([\\`*\[\]<|~&])", r"\\\1", text)  # nothing in a name may end the cell or format it
+
+
+def _markdown_row(row: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return f"| {' | '.join((row[0].ljust(widths[0]), *numbers))} |\n"
+
+
+def _with_intervals_below(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    names, *others = rows
+    return [list(names), *([title, *(cell.replace(" [", "\n[") for cell in row)] for title, *row in others)]
+
+
+def _rich_table(rows: Sequence[Sequence[str]]) -> Any:
+    """A `rich.table.Table` of plain `Text`, in which markup means nothing; the first row holds the heads."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for number, title in enumerate(rows[0]):
+        table.add_column(Text(title), justify="right" if number else "left")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+# The parts of the page.
+
+
+def _text(value: object) -> str:
+    return escape(printable(str(value)))
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>" if content else ""
+
+
+def _scroll(label: str, content: str) -> str:
+    return f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n{content}\n</div>'
+
+
+def _results(records: Records) -> str:
+    names = columns_of(records)
+    heads = "".join(f'<th scope="col">{_text(title)}</th>' for title in (NAME_HEAD, *map(head, names)))
+    rows = "\n".join(f"<tr>{_result_row(record, names)}</tr>" for record in records)
+    return f'<table class="results">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+
+
+def _result_row(record: Mapping[str, Any], names: Sequence[str]) -> str:
+    values = ((mean_text(record, name), interval_text(record, name)) for name in names)
+    numbers = (f"<td>{mean}{f' <small>{interval}</small>' if interval else ''}</td>" for mean, interval in values)
+    return f'<th scope="row">{_text(record["name"])}</th>{"".join(numbers)}'
+
+
+def _charts(curves: Mapping[str, Sequence[Point]]) -> str:
+    finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in curves.items()}
+    charts = [_chart(printable(name), points) for name, points in finite.items() if points]
+    return f'<div class="charts">\n{"".join(charts)}</div>' if charts else ""
+
+
+def _chart(name: str, points: Sequence[Point]) -> str:
+    (first, begin), (last, end) = points[0], points[-1]
+    svg = line_chart(f"{name}: {begin:.3f} at epoch {first:g}, {end:.3f} at epoch {last:g}", points)
+    change = f"{begin:.3f} to {end:.3f}" if len(points) > 1 else f"{end:.3f}"
+    return f"<figure>\n<figcaption><b>{escape(name)}</b> {change}</figcaption>\n{svg}\n</figure>\n"
+
+
+def _figure(figure: str | bytes | None) -> str:
+    if not figure:
+        return ""
+    caption = "One row an example: the same beginning, continued by each model and decoding."
+    if isinstance(figure, bytes):
+        return f"<figure>\n<figcaption>{caption}</figcaption>\n{_picture(figure)}\n</figure>"
+    if "<mark>" in figure:
+        caption += " <mark>Marked</mark>: what the text said before, word for word."
+    return f"<figure>\n<figcaption>{caption}</figcaption>\n{_scroll('Side by side', figure)}\n</figure>"
+
+
+def _picture(png: bytes) -> str:
+    """An `<img>` with the PNG inside, enlarged by a whole factor where it is small."""
+    if not png.startswith(PNG_SIGNATURE) or len(png) < 24:
+        raise ValueError("the figure's bytes are no PNG")
+    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    factor = max(1, SHOWN_WIDTH // max(width, 1))
+    size = f'width="{factor * width}" height="{factor * height}"'
+    return f'<img {size} alt="Completions side by side" src="data:image/png;base64,{b64encode(png).decode()}">'
+
+
+def _meanings(records: Records) -> list[tuple[str, str]]:
+    """What the measures shown mean, and the interval where there is one."""
+    names = columns_of(records)
+    meanings = [(MEASURES[name].head, MEASURES[name].meaning) for name in names if name in MEASURES]
+    has_interval = any(interval_text(record, name) for record in records for name in names)
+    return meanings + [("[low, high]", INTERVAL_MEANING)] * has_interval
+
+
+def _definitions(pairs: Iterable[tuple[str, str | float]]) -> str:
+    shown = ((name, f"{value:.6g}" if isinstance(value, float) else value) for name, value in pairs)
+    rows = "\n".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in shown)
+    return f'<table class="facts">\n<tbody>\n{rows}\n</tbody>\n</table>' if rows else ""
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{security}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+STYLE = """:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d2126; --muted: #626a73; --line: #dfe2e4;
+  --soft: #f2f3f1; --accent: #0b6e75; --mark: #ffe3a3; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8; --muted: #9aa3ab; --line: #32383d;
+  --soft: #1d2125; --accent: #5cc4c9; --mark: #66501a; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 70rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.05rem; margin: 2.5rem 0 .75rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; }
+thead th { font-size: .85rem; color: var(--muted); }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
+.scroll:focus-visible { outline: 2px solid var(--accent); }
+.scroll > table { min-width: 100%; }
+.scroll tbody tr:last-child > * { border-bottom: 0; }
+.results td, .results thead th + th { text-align: right; white-space: nowrap; }
+.results small { display: block; color: var(--muted); font-size: .78rem; }
+.results th:first-child { position: sticky; left: 0; background: var(--paper); min-width: 9.5rem; max-width: 16rem;
+  overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.5rem; }
+figure { margin: 0; }
+figcaption { color: var(--muted); font-size: .9rem; margin: .25rem 0 .6rem; }
+figcaption b { color: var(--ink); font-weight: 600; margin-right: .4rem; }
+.chart { display: block; width: 100%; max-width: 30rem; height: auto; }
+.chart .grid { stroke: var(--line); }
+.chart .label { fill: var(--muted); font-size: 11px; }
+.chart .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
+.chart .end { fill: var(--accent); }
+img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; border-radius: 4px; }
+.compare th { width: 20rem; }
+.compare td { min-width: 16rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .92rem; }
+mark { background: var(--mark); color: var(--ink); border-radius: 2px; }
+.facts { font-size: .92rem; }
+.facts th { font-weight: 400; color: var(--muted); padding: .3rem 1.5rem .3rem 0; white-space: nowrap; }
+.facts td { padding: .3rem 0; overflow-wrap: anywhere; }
+.facts th, .facts td { border: 0; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); }
+@media (max-width: 36rem) { main { padding-top: 1.5rem; } .facts th { white-space: normal; } }
+"""

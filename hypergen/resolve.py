@@ -1,0 +1,154 @@
+"""From what a user typed to what a verb works on: which modality, which base, which options, which items.
+
+Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+Does not know: training, decoding, what an item is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from hypergen import registry
+from hypergen.batches import generator
+from hypergen.config import PAPER_RECIPE, FitConfig, fill, flag
+from hypergen.errors import InputError
+
+OWN = "self"  # the source that stands for samples of the base
+HELD_OUT_SHARE = 4  # at most one item in so many is held out
+
+
+def split_options(config_class: type, config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Keywords -> (the verb's options, the keywords left, which are the modality's settings)."""
+    names = {field.name for field in fields(config_class)}
+    own = {name: value for name, value in options.items() if name in names}
+    settings = {name: value for name, value in options.items() if name not in names}
+    if config is not None and own:
+        raise InputError(f"{', '.join(own)}: give a {config_class.__name__} or keywords, not both")
+    try:
+        return config or config_class(**own), settings
+    except TypeError as error:
+        raise InputError(f"{config_class.__name__}: {str(error).split(') ')[-1]}") from error
+
+
+def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
+    """The modality's `Settings` from what the user gave, the rest from a recipe.
+
+    Raises:
+        InputError: the modality has no such option.
+    """
+    settings_class = registry.settings_class(modality)
+    known = {field.name for field in fields(settings_class)}
+    for name in given.keys() - known:
+        raise InputError(f"{flag(name)}: not an option of modality '{modality}', which has {', '.join(sorted(known))}")
+    return fill(settings_class(**given), recipe)
+
+
+def embedded_base(modality: str) -> str:
+    """The folder of the base that comes with hypergen.
+
+    Raises:
+        InputError: there is no such modality, or it has no base.
+    """
+    registry.settings_class(modality)
+    folder = Path(str(resources.files("hypergen") / "assets" / f"{modality}-base"))
+    if not folder.is_dir():
+        raise InputError(f"--modality {modality}: has no embedded base; give --model")
+    return str(folder)
+
+
+def modality_of(asked: str | None, model: str | None) -> str:
+    """The modality that the user names or that the model folder tells.
+
+    Raises:
+        InputError: neither tells, or the two differ.
+    """
+    folder = Path(model) if model else None
+    found = registry.identify(folder) if folder and folder.is_dir() else None
+    if asked is None and found is None:
+        where = f"--model {model}: does not tell its modality; " if model else ""
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
+    if asked is not None and found is not None and asked != found:
+        raise InputError(f"--modality {asked}: --model {model} is of modality '{found}'")
+    return asked or found or ""
+
+
+def read_record(source: str) -> dict[str, Any]:
+    """`hypergen.json` of a run or base; empty for any other model."""
+    path = Path(source) / "hypergen.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from error
+
+
+def fit_recipe(record: dict[str, Any], data: str) -> dict[str, Any]:
+    """What suits the base: its card's values for this kind of data, else the paper's."""
+    recipes = record.get("fit", {})
+    return PAPER_RECIPE | recipes.get(data, recipes.get("data", {}) if data != OWN else {})
+
+
+def read_items(adapter: ModuleType, settings: Any, config: FitConfig) -> tuple[Any, Any]:
+    """Training and held-out items; None where they are drawn from the base."""
+    items = None if config.data == OWN else adapter.read(config.data, settings)
+    prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
+    if prompts == OWN or (prompts is None and items is None):
+        return items, None
+    if prompts is not None:
+        return items, adapter.read(prompts, settings)
+    return split_items(items, config.held_out_samples, config.seed, config.data)
+
+
+def split_items(items: Sequence[Any], held_out: int, seed: int, source: str) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Items -> (training, held out), drawn with `seed`; no item is in both.
+
+    Raises:
+        InputError: fewer than two items.
+    """
+    if len(items) < 2:
+        raise InputError(f"--data {source}: has one item, so none can be held out; give --prompts")
+    order = torch.randperm(len(items), generator=generator(seed, "split")).tolist()
+    held_out = min(held_out, max(1, len(items) // HELD_OUT_SHARE))
+    return _Chosen(items, order[held_out:]), _Chosen(items, order[:held_out])
+
+
+class _Chosen(Sequence):
+    """Some items of a lazy sequence, in a given order; nothing is read before it is asked for."""
+
+    def __init__(self, items: Sequence[Any], order: Sequence[int]):
+        self.items, self.order = items, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Chosen(self.items, self.order[index])
+        return self.items[self.order[index]]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda, mps or cpu, whichever the machine has.
+
+    Raises:
+        InputError: the machine lacks it.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N, mps") from error
+    if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
+        raise InputError(f"--device {name}: this machine has {accelerator or 'only a cpu'}")
+    return device

@@ -1,0 +1,212 @@
+"""pytest tests/text/test_files.py: every source, and every way in which a source can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hypergen.errors import InputError
+from hypergen.text import files, hub
+from hypergen.text.config import Settings
+
+GOOD = b'{"text": "a story"}\n'
+
+
+def _read(path: Path, content: bytes, **settings) -> list[str]:
+    path.write_bytes(content)
+    return files.read(str(path), Settings(**settings))
+
+
+def _refusal(path: Path, content: bytes, **settings) -> str:
+    with pytest.raises(InputError) as error:
+        _read(path, content, **settings)
+    assert "\n" not in str(error.value) and error.value.exit_code == 2
+    return str(error.value).removeprefix(str(path))
+
+
+def test_rows(tmp_path):
+    content = (
+        b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"n": [1, {"a": "[{"}], "text": "tw\\u00f6\\nlines \xf0\x9f\x91\x8b"}'
+    )
+    assert _read(tmp_path / "a.jsonl", content) == ["one", "twö\nlines 👋"]
+    assert _read(tmp_path / "b.JSONL", b'{"story": "x", "text": 3}\n', text_field="story") == ["x"]
+    assert _read(tmp_path / "c.jsonl", GOOD + b'{"text": ""}\n') == ["a story", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"[1]", ":2: is an array, not an object"),
+        (b'"secret"', ":2: is a string, not an object"),
+        (b"null", ":2: is null, not an object"),
+        (b'{"other": 1}', ":2: has no field 'text' (--text-field)"),
+        (b'{"text": null}', ":2: field 'text' is null, not a string"),
+        (b'{"text": 7}', ":2: field 'text' is a number, not a string"),
+        (b'{"text": true}', ":2: field 'text' is a boolean, not a string"),
+        (b'{"text": ["secret"]}', ":2: field 'text' is an array, not a string"),
+        (b'{"text": "a", "b": NaN}', ":2: NaN is not JSON"),
+        (b'{"text": "a", "b": -Infinity}', ":2: -Infinity is not JSON"),
+        (b'{"text": "a", "text": "b"}', ":2: has a key twice"),
+        (b'{"text": "a", "b": {"c": 1, "c": 2}}', ":2: has a key twice"),
+        (b'{"text": "\\ud800"}', ":2: field 'text' has half of a surrogate pair"),
+        (b'{"text": "a\\u0000b"}', ":2: field 'text' has a NUL character"),
+        (b'{"text": "a\0b"}', ":2: has a NUL byte at byte 31 of the file"),
+        (b'{"text": "secret}', ":2: not JSON (Unterminated string starting at at character 10 of the line)"),
+        (b'{"text": "a"} {"text": "b"}', ":2: not JSON (Extra data at character 15 of the line)"),
+        (b'{"text": "a", "b": ' + b"9" * 5000 + b"}", ":2: not JSON that can be read (a number is too long)"),
+        (b'{"text": "a", "b": ' + b"[" * 64 + b"]" * 64 + b"}", ":2: is nested deeper than 64"),
+        (b'{"text": "' + "ä".encode("latin-1") + b'"}', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xc3', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xed\xa0\x80"}', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xc0\xaf"}', ":2: not UTF-8 at byte 30 of the file"),
+    ],
+)
+def test_bad_row(tmp_path, line, reason):
+    refusal = _refusal(tmp_path / "a.jsonl", GOOD + line + b"\n")
+    assert refusal == reason
+    assert "secret" not in refusal
+
+
+def test_deep_but_allowed(tmp_path):
+    assert _read(tmp_path / "a.jsonl", b'{"text": "[[[[", "b": ' + b"[" * 63 + b"]" * 63 + b"}") == ["[[[["]
+
+
+def test_bad_utf8_is_counted_from_the_start_of_the_file(tmp_path):
+    assert ":1: not UTF-8 at byte 15 " in _refusal(tmp_path / "a.jsonl", b'\xef\xbb\xbf  {"text": "\xff"}')
+    text = b"\xef\xbb\xbf" + b"x" * (files.CHUNK - 5) + "€".encode()[:2] + b"yy"
+    assert f": not UTF-8 at byte {files.CHUNK - 2} " in _refusal(tmp_path / "a.txt", text)
+    assert ": not UTF-8 at byte 2 " in _refusal(tmp_path / "b.txt", b"ab\xe2\x82")
+    for name in ("c.txt", "c.jsonl"):
+        assert re.search("not UTF-8|NUL byte", _refusal(tmp_path / name, gzip.compress(b"text")))
+
+
+def test_text_files(tmp_path):
+    assert _read(tmp_path / "a.txt", b"one text\r\nof two lines\n") == ["one text\nof two lines"]
+    several = "\ufeffone\n<|endoftext|>\n\n<|endoftext|>\ntwo <|endoftext|> still\n<|endoftext|>\n"
+    assert _read(tmp_path / "b.txt", several.encode()) == ["one", "two <|endoftext|> still"]
+    many = ("é" * 700_001 + "\n<|endoftext|>\n") * 2  # characters across the borders of chunks
+    assert _read(tmp_path / "c.txt", many.encode()) == ["é" * 700_001] * 2
+    assert _refusal(tmp_path / "d.txt", b"abc\0") == ": has a NUL byte at byte 3 of the file"
+
+
+def test_nothing_to_read(tmp_path):
+    assert _refusal(tmp_path / "a.txt", b"") == ": is empty"
+    assert _refusal(tmp_path / "a.jsonl", b"") == ": is empty"
+    assert _refusal(tmp_path / "b.txt", b" \n\n") == ": has no text in it"
+    assert _refusal(tmp_path / "b.jsonl", b"\n\n") == ": has no text in it"
+    assert _refusal(tmp_path / "c.jsonl", b'{"text": " "}') == ": has no text in it"
+    assert _refusal(tmp_path / "a.csv", b"x") == ": allowed are a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.txt", "nul\0.txt", "long" * 200 + ".txt", "folder.txt", "loop.txt", "pipe.txt"]
+)
+def test_no_file(tmp_path, name):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InputError) as error:
+        files.read(f"{tmp_path}/{name}", Settings())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        files.read(str(tmp_path / "a.txt"), Settings())
+
+
+ATTACKS = {
+    "long line": ("a.jsonl", lambda file: file.write(b'{"text": "' + b"x" * 20 * 2**20 + b'"}')),
+    "sparse line": ("a.jsonl", lambda file: file.truncate(2**30)),
+    "sparse text": ("a.txt", lambda file: file.truncate(2**30)),
+    "deep": ("a.jsonl", lambda file: file.write(b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}")),
+    "deep and long": ("a.jsonl", lambda file: file.write(b"[" * 16 * 2**20)),
+    "many lists": ("a.jsonl", lambda file: file.write(b'{"a": [' + b"[]," * (5 * 2**20) + b"1]}")),
+    "many keys": ("a.jsonl", lambda file: file.write(b"{" + b",".join(b'"%d":1' % n for n in range(10**6)) + b"}")),
+    "quotes": ("a.jsonl", lambda file: file.write(b"[" * 65 + b'"' + b'\\"' * (8 * 2**20 - 100))),
+    "blank rows": ("a.jsonl", lambda file: file.write(b"\n" * 10**6)),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux does")
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_size_attack(tmp_path, attack):
+    """Refused in under a second and 200 MB; measured in a process of its own."""
+    name, write = ATTACKS[attack]
+    with (tmp_path / name).open("wb") as file:
+        write(file)
+    program = (
+        "import sys, time, json; from hypergen.text import files; from hypergen.text.config import Settings\n"
+        "started = time.process_time()\n"
+        "try: files.read(sys.argv[1], Settings()); said = ''\n"
+        "except ValueError as error: said = str(error)\n"
+        "seconds = time.process_time() - started\n"
+        "megabytes = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024\n"
+        "print(json.dumps([said, seconds, megabytes, 'torch' in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / name)], capture_output=True, text=True, check=True
+    )
+    said, seconds, megabytes, torch_imported = json.loads(done.stdout)
+    assert said and "\n" not in said and not torch_imported
+    assert seconds < 1 and megabytes < 200
+
+
+def test_stories():
+    path = Path(files.__file__).parents[1] / "assets" / "stories.jsonl"
+    if not path.exists():
+        pytest.skip("hypergen/assets/stories.jsonl is not there yet")
+    stories = files.read("stories", Settings(text_field="anything"))
+    assert len(stories) > 10 and all(story.strip() for story in stories)
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:someone/something", "hub:someone/something:test"])
+def test_hub_without_network(monkeypatch, source):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=r"cannot be reached|no data set id"):
+        files.read(source, Settings())
+    assert time.perf_counter() - started < 5
+
+
+def test_hub_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"hub:a/b: needs the package datasets \(pip install 'hypergen\[hub\]'\)"):
+        files.read("hub:a/b", Settings())
+
+
+def test_hub_rows(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, *, split, streaming):
+        asked.append((name, split, streaming))
+        return ({"text": f"text {number}", "id": number} for number in range(10**9))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(files, "is_offline", lambda: False)
+    assert files.read("hub:a/b:test", Settings(hub_rows=3)) == ["text 0", "text 1", "text 2"]
+    assert asked == [("a/b", "test", True)]
+    with pytest.raises(InputError, match="hub:a/b: row 1: field 'id' is a number, not a string"):
+        files.read("hub:a/b", Settings(hub_rows=3, text_field="id"))
+
+
+def test_offline_is_noticed_without_retries(monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.perf_counter()
+    assert hub.is_offline()
+    assert time.perf_counter() - started < 1

@@ -1,0 +1,76 @@
+"""Tiny random models of the architectures that are promised, a tiny tokenizer, a few texts. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hypergen.text import codec
+from hypergen.text.config import Settings
+from hypergen.text.modality import TextModality
+from hypergen.text.model import TextModel
+
+NUM_TOKENS = 300
+CONTEXT = 64
+SETTINGS = Settings(sequence_length=16, prompt_length=4)
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "gemma2", "gemma3_text")
+TEXTS = [
+    "The ferryman rowed across the river in the morning and rowed back across the river in the evening.",
+    "Nobody in the village had ever seen the sea, but everybody had an opinion about it, and the sea had none.",
+    "On the first day it rained. On the second day it rained. On the third day the rain had had enough.",
+    "Grüße aus Kōbe! \N{WAVING HAND SIGN} Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+] * 3
+
+_SIZES = {
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": CONTEXT},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    },
+}
+
+
+def config(kind: str, **changes: object) -> PreTrainedConfig:
+    """4 blocks, width 32, grouped heads where the architecture has them, dropout on as in the originals."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+    }
+    if kind not in ("gpt2", "gpt_neox", "opt"):
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    sizes = (_SIZES[kind] if kind == "gpt2" else sizes | _SIZES.get(kind, {})) | changes
+    return AutoConfig.for_model(
+        kind, vocab_size=sizes.pop("vocab_size", NUM_TOKENS), bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes
+    )
+
+
+def causal(kind: str, seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random model with weights large enough that greedy decoding does not just repeat one id."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config(kind, initializer_range=0.1, **changes), dtype=torch.float32)
+    model.generation_config.do_sample = False
+    return model.eval()
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return codec.train_tokenizer(TEXTS, NUM_TOKENS)
+
+
+def modality(kind: str = "llama", settings: Settings = SETTINGS, **changes: object) -> TextModality:
+    return TextModality(TextModel(causal(kind, **changes)), tokenizer(), settings)
