@@ -259,6 +259,16 @@ def test_a_token_without_probability_is_never_drawn():
     assert drawn.unique().tolist() == [1, 4]
 
 
+@pytest.mark.parametrize("number, expected", [(0.0, 1), (1 - 2**-53, 4)])
+def test_the_smallest_and_the_largest_number_draw_a_possible_token(number, expected, monkeypatch):
+    """However the probabilities of the rows are rounded."""
+    logits = torch.full((300, 6), -torch.inf)
+    logits[:, [1, 2, 4]] = random_logits(300, 3)
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full((size,), number, dtype=torch.float64))
+    drawn = generate(Chain(logits), torch.arange(300)[:, None], 1, SAMPLED)
+    assert drawn.unique().tolist() == [expected]
+
+
 @pytest.mark.parametrize("temperature", [1e-6, 1e-39, 1e-300])
 def test_a_vanishing_temperature_is_greedy(temperature):
     """No logit overflows on the way."""
@@ -323,6 +333,13 @@ def test_filters_agree_with_transformers(kept, warper):
     filtered = apply_filters(logits, kept)
     assert filtered.isfinite().equal(expected.isfinite())
     torch.testing.assert_close(filtered.softmax(-1), expected.softmax(-1))
+
+
+def test_the_nucleus_is_the_smallest_set():
+    """Exactly half is enough for one half, and the most likely token always stays."""
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [3.0, 0.0, 0.0]])
+    assert apply_filters(logits, Filters(top_p=0.5)).isfinite().sum(1).tolist() == [1, 1]
+    assert apply_filters(logits, Filters(top_p=1e-12)).isfinite().sum(1).tolist() == [1, 1]
 
 
 def test_filters_respect_what_is_blocked_already():

@@ -94,6 +94,12 @@ def test_a_target_reached_at_the_very_end_counts():
     assert (result.stopped_by, result.epochs) == ("target_loss", 1)
 
 
+def test_a_loss_at_the_target_is_enough():
+    _, losses = train(toy(), sequences(10), plan(9))
+    result, _ = train(toy(), sequences(10), plan(9, target_loss=losses[2]))
+    assert (result.stopped_by, result.epochs, result.loss) == ("target_loss", 2, losses[2])
+
+
 def test_epoch_loss_is_the_mean_over_sequences():
     """Also where the last batch is smaller; weights that hardly move give the plain mean."""
     model, tokens = toy(), sequences(10)
@@ -129,10 +135,30 @@ def test_pretraining_warms_up_and_cools_down():
     assert rates[-1] == pytest.approx(0.1, rel=0.01)  # 5 %
 
 
-def test_hyperfitting_keeps_its_learning_rate():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-6)
-    hyperfit_module._set_learning_rate(optimizer, plan(200, learning_rate=1e-6), 150)
-    assert optimizer.param_groups[0]["lr"] == 1e-6
+def test_hyperfitting_is_adamw_at_a_constant_rate_without_decay():
+    """The same steps in six lines of torch."""
+    model, plain, tokens = toy(), toy(), sequences(10)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0)
+    for step in range(9):
+        rows = batch_rows(0, step, 10, 4)
+        optimizer.zero_grad()
+        functional.cross_entropy(plain(tokens[rows, :-1]).flatten(0, 1), tokens[rows, 1:].flatten()).backward()
+        optimizer.step()
+    train(model, tokens, plan(9, learning_rate=1e-2))
+    torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pretraining", [False, True])
+def test_only_pretraining_clips_gradients(pretraining, monkeypatch):
+    norms = []
+    total = nn.utils.get_total_norm
+    observe = lambda movement, last: norms.append(total([weight.grad for weight in movement.parameters]).item())  # noqa: E731
+    monkeypatch.setattr(hyperfit_module._Movement, "observe", observe)
+    model = toy()
+    model.head = lambda hidden: 30 * ToyModel.head(model, hidden)
+    train(model, sequences(8), plan(3, pretraining=pretraining))
+    assert all(norm == pytest.approx(1, rel=1e-4) if pretraining else norm > 5 for norm in norms)
+    assert len(norms) == 3
 
 
 # The gradient.

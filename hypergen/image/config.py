@@ -1,16 +1,21 @@
-"""Every default of the image adapter. Imports only the standard library."""
+"""Every default of the image adapter. Imports only the standard library and the core's checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from hypergen.config import require_at_least, require_choice
+from hypergen.errors import InputError
+
+CodecName = Literal["vq", "colors"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Options that only pictures have."""
 
-    codec: Literal["vq", "colors"] = "vq"
+    codec: CodecName = "vq"
     """Tokenizer of a new base (pretrain): vq (a learned code book) or colors (ImageGPT's palette)."""
     image_size: int | None = None
     """Side of a picture in pixels; a base knows its own, a new one takes 32."""
@@ -18,3 +23,9 @@ class Settings:
     """Share of a picture's rows, from the top, that is kept as the prompt (0 to below 1)."""
     mirror: bool = False
     """Where everything is encoded (pretrain), also the mirrored pictures."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, "codec", CodecName)
+        require_at_least(self, "image_size", 1)
+        if not 0 <= self.prompt_fraction < 1:
+            raise InputError(f"--prompt-fraction {self.prompt_fraction}: must be 0 or more and below 1")

@@ -14,22 +14,27 @@ from PIL import Image
 from torch import Tensor
 
 
-def square(picture: Image.Image, image_size: int) -> Image.Image:
-    """The centre square of a picture, `image_size` pixels wide (bilinear, as ImageGPT's own image processor)."""
+BILINEAR = Image.Resampling.BILINEAR  # what ImageGPT's own image processor uses
+
+
+def square(picture: Image.Image, image_size: int, resampling: Image.Resampling = BILINEAR) -> Image.Image:
+    """The centre square of a picture, `image_size` pixels wide."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     if (picture.width, picture.height) != (side, side):
         picture = picture.crop((left, top, left + side, top + side))
     if side != image_size:
-        picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        picture = picture.resize((image_size, image_size), resampling)
     return picture.convert("RGB")
 
 
-def to_pixels(pictures: Sequence[Image.Image], image_size: int) -> Tensor:
+def to_pixels(
+    pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR
+) -> Tensor:
     """N pictures of any size -> (N, 3, S, S) uint8."""
     pixels = torch.empty(len(pictures), 3, image_size, image_size, dtype=torch.uint8)
     for row in range(len(pictures)):
-        pixels[row] = torch.from_numpy(np.array(square(pictures[row], image_size))).permute(2, 0, 1)
+        pixels[row] = torch.from_numpy(np.array(square(pictures[row], image_size, resampling))).permute(2, 0, 1)
     return pixels
 
 

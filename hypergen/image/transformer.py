@@ -4,7 +4,7 @@ Ids 0 .. K-1 are codes, id K is the start token, which is only ever first: it ha
 no logit (the head has K rows), so decoding cannot emit it. A picture of h * w codes is h * w + 1 tokens
 (`context_length`); to predict all of them the model reads the first h * w (`num_positions`), never the last.
 Parameters have the names, shapes and layout of `transformers.ImageGPTForCausalImageModeling`, so its checkpoints load
-here and ours load there. ImageGPT's layer norm neither centres nor shifts: it is what is now called RMS norm.
+here and ours load there (`checkpoint`). ImageGPT's layer norm neither centres nor shifts: it is what is now called RMS norm.
 Does not know: what a code looks like, files of pictures, training.
 
 Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks, C positions held by a cache.
@@ -12,28 +12,20 @@ Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.errors import InputError
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry along
-
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The shape of a transformer; `config.json` has it under ImageGPT's names."""
+    """The shape of a transformer."""
 
     num_codes: int
     num_positions: int
@@ -45,67 +37,6 @@ class TransformerConfig:
     initializer_range: float = 0.02
     scale_attn_weights: bool = True  # divide attention scores by sqrt(E)
     scale_attn_by_inverse_layer_idx: bool = False  # and by the block's number, from 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of a `config.json` that transformers reads."""
-        return {
-            "model_type": "imagegpt",
-            "architectures": ["ImageGPTForCausalImageModeling"],
-            "vocab_size": self.num_codes + 1,
-            "n_positions": self.num_positions,
-            "n_embd": self.width,
-            "n_layer": self.num_layers,
-            "n_head": self.num_heads,
-            "n_inner": self.inner_width,
-            "layer_norm_epsilon": self.norm_epsilon,
-            "initializer_range": self.initializer_range,
-            "scale_attn_weights": self.scale_attn_weights,
-            "scale_attn_by_inverse_layer_idx": self.scale_attn_by_inverse_layer_idx,
-            "activation_function": "quick_gelu",
-            "tie_word_embeddings": False,
-            "resid_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "attn_pdrop": 0.0,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any], where: str) -> TransformerConfig:
-        """Raises InputError, naming `where` and the key, for what this transformer does not do."""
-        for key, allowed in REQUIRED.items():
-            if content.get(key, allowed) != allowed:
-                raise InputError(f"{where}: {key} is {content[key]!r}; allowed is {allowed!r}")
-        numbers = {name: content.get(key, default) for key, (name, default) in NUMBERS.items()}
-        for key, (name, _) in NUMBERS.items():
-            if type(numbers[name]) is not int or numbers[name] < 1:
-                raise InputError(f"{where}: {key} is {numbers[name]!r}; must be a whole number, 1 or more")
-        config = cls(
-            num_codes=numbers.pop("vocab_size") - 1,
-            inner_width=content.get("n_inner"),
-            norm_epsilon=content.get("layer_norm_epsilon", 1e-5),
-            initializer_range=content.get("initializer_range", 0.02),
-            scale_attn_weights=content.get("scale_attn_weights", True),
-            scale_attn_by_inverse_layer_idx=content.get("scale_attn_by_inverse_layer_idx", False),
-            **numbers,
-        )
-        if config.num_codes < 1 or config.width % config.num_heads:
-            raise InputError(f"{where}: n_embd {config.width} must be a multiple of n_head {config.num_heads}, and"
-                             f" vocab_size {config.num_codes + 1} at least 2")
-        return config
-
-
-REQUIRED = {
-    "model_type": "imagegpt",
-    "activation_function": "quick_gelu",
-    "add_cross_attention": False,
-    "tie_word_embeddings": False,
-}
-NUMBERS = {  # key of config.json -> our name, ImageGPT's default
-    "vocab_size": ("vocab_size", 513),
-    "n_positions": ("num_positions", 1024),
-    "n_embd": ("width", 512),
-    "n_layer": ("num_layers", 24),
-    "n_head": ("num_heads", 8),
-}
 
 
 @dataclass(frozen=True)
@@ -296,14 +227,6 @@ class ImageTransformer(nn.Module):
             raise InputError(f"sequence of {end} tokens: the model reads at most {self.config.num_positions}")
         return self.transformer.wte(tokens) + self.transformer.wpe.weight[begin:end]
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """`config.json` and `model.safetensors`, readable by transformers."""
-        folder.mkdir(parents=True, exist_ok=True)
-        content = self.config.to_json() | {"dtype": str(dtype).removeprefix("torch.")}
-        (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        weights = {name: weight.to("cpu", dtype).contiguous() for name, weight in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-
 
 def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:
     """Fresh weights as in GPT-2: normal, the projections into the residual stream smaller by sqrt(2 L)."""
@@ -314,40 +237,3 @@ def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:
             shrink = math.sqrt(2 * config.num_layers) if name.endswith("c_proj.weight") else 1.0
             nn.init.normal_(parameter, std=config.initializer_range / shrink, generator=generator)
     return model
-
-
-def load_transformer(folder: Path) -> ImageTransformer:
-    """An ImageGPT checkpoint in the Hugging Face layout -> fp32 weights on the CPU.
-
-    Raises:
-        InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
-    """
-    config = TransformerConfig.from_json(read_json(folder / CONFIG), str(folder / CONFIG))
-    model, path = ImageTransformer(config), folder / WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{folder}: no {WEIGHTS}; weights are read from safetensors only")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-    weights = {name: weight for name, weight in weights.items() if not name.endswith(BUFFERS)}
-    expected = model.state_dict()
-    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unexpected:
-        raise InputError(f"{path}: missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}")
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
-    model.load_state_dict(weights)  # copies into fp32
-    return model
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or InputError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content

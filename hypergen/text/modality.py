@@ -125,22 +125,25 @@ class TextModality:
         return self._require_known(tokens)
 
     def examples(self, items: Sequence[str], count: int, seed: int = 0) -> Tensor:
-        """The beginnings (N, T) of at most `count` documents, drawn with `seed`; those shorter than T are passed over.
+        """At most `count` sequences (N, T) of held-out documents in an order drawn with `seed`: the beginning of every
+        document first, then, where that is not enough, their later windows. Documents shorter than T are passed over.
 
         Raises:
             InputError: no document is long enough, or as `encode`.
         """
         self._require_context()
-        found: list[Tensor] = []
+        documents: list[Tensor] = []
         for windows in self._windows(_shuffled(items, torch.Generator().manual_seed(seed))):
-            found.extend(windows[:1])
-            if len(found) == count:
+            documents.extend([windows] if len(windows) else [])
+            if len(documents) == count:
                 break
-        if not found:
+        if not documents:
             raise InputError(
                 f"--sequence-length {self.sequence_length}: none of {len(items)} held-out texts has so many tokens"
             )
-        return self._require_known(torch.stack(found))
+        places = range(max(map(len, documents)))
+        found = [document[place] for place in places for document in documents if place < len(document)]
+        return self._require_known(torch.stack(found[:count]))
 
     def begin(self, prompt: Tensor) -> Tensor:
         """(B, P) ids without start token, P >= 0 -> (B, P') ids, P' >= 1: what the tokenizer puts in front is added.

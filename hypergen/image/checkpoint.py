@@ -1,0 +1,138 @@
+"""A transformer <-> `config.json` and `model.safetensors` as `transformers.ImageGPTForCausalImageModeling` has them.
+
+Names, shapes and layout of the weights are the same on both sides, so nothing is converted. Settings that would change
+the logits and that `ImageTransformer` does not have are refused by name. Reads safetensors only.
+Does not know: codecs, training, the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hypergen.errors import InputError
+from hypergen.image.transformer import ImageTransformer, TransformerConfig
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry along
+REQUIRED = {
+    "model_type": "imagegpt",
+    "activation_function": "quick_gelu",
+    "add_cross_attention": False,
+    "tie_word_embeddings": False,
+}
+SIZES = {  # key of config.json -> our field, ImageGPT's default
+    "n_positions": ("num_positions", 1024),
+    "n_embd": ("width", 512),
+    "n_layer": ("num_layers", 24),
+    "n_head": ("num_heads", 8),
+}
+SWITCHES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+NUMBERS = {"layer_norm_epsilon": ("norm_epsilon", 1e-5), "initializer_range": ("initializer_range", 0.02)}
+
+
+def to_json(config: TransformerConfig) -> dict[str, Any]:
+    """The content of a `config.json`."""
+    named = {key: getattr(config, name) for key, (name, _) in (SIZES | NUMBERS).items()}
+    return {
+        **REQUIRED,
+        "architectures": ["ImageGPTForCausalImageModeling"],
+        "vocab_size": config.num_codes + 1,
+        **named,
+        "n_inner": config.inner_width,
+        **{name: getattr(config, name) for name in SWITCHES},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+    }
+
+
+def from_json(content: dict[str, Any], where: str) -> TransformerConfig:
+    """Raises InputError, naming `where`, the key and what is allowed, for what `ImageTransformer` does not do.
+
+    `reorder_and_upcast_attn` is let through: it orders the same arithmetic differently.
+    """
+    for key, allowed in REQUIRED.items():
+        if content.get(key, allowed) != allowed:
+            raise InputError(f"{where}: {key} is {content[key]!r}; allowed is {allowed!r}")
+    values: dict[str, Any] = {name: _size(content, key, default, where) for key, (name, default) in SIZES.items()}
+    for key, (name, number) in NUMBERS.items():
+        values[name] = content.get(key, number)
+        if type(values[name]) not in (int, float) or not 0 < values[name] < math.inf:
+            raise InputError(f"{where}: {key} is {values[name]!r}; must be a number above 0")
+    for key, switch in SWITCHES.items():
+        values[key] = content.get(key, switch)
+        if type(values[key]) is not bool:
+            raise InputError(f"{where}: {key} is {values[key]!r}; must be true or false")
+    if content.get("n_inner") is not None:
+        values["inner_width"] = _size(content, "n_inner", 0, where)
+    if values["width"] % values["num_heads"]:
+        raise InputError(f"{where}: n_embd {values['width']} must be a multiple of n_head {values['num_heads']}")
+    return TransformerConfig(num_codes=_size(content, "vocab_size", 513, where, least=2) - 1, **values)
+
+
+def _size(content: dict[str, Any], key: str, default: int, where: str, least: int = 1) -> int:
+    value = content.get(key, default)
+    if type(value) is not int or not least <= value < 2**31:
+        raise InputError(f"{where}: {key} is {value!r}; must be a whole number, {least} or more")
+    return value
+
+
+def save_transformer(model: ImageTransformer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write `config.json` and `model.safetensors`, with weights of this dtype."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = to_json(model.config) | {"dtype": str(dtype).removeprefix("torch.")}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_transformer(folder: Path) -> ImageTransformer:
+    """A checkpoint -> fp32 weights on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
+    """
+    config = from_json(read_json(folder / CONFIG), str(folder / CONFIG))
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{folder}: no {WEIGHTS}; weights are read from one safetensors file only")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(BUFFERS)}
+    with torch.device("meta"):
+        model = ImageTransformer(config)
+    _check_weights(weights, model.state_dict(), path)
+    model.to_empty(device="cpu")
+    model.load_state_dict(weights)  # copies into fp32
+    return model.eval()
+
+
+def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: Path) -> None:
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
+        raise InputError(f"{path}: missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(f"{path}: {name} has values that are not finite")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or InputError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content

@@ -1,0 +1,108 @@
+"""ImageGPT's palette as picture tokenizer: each pixel is the nearest of K colours (Chen et al., 2020).
+
+The palette is what an ImageGPT checkpoint carries in `preprocessor_config.json` (`clusters`, colours in [-1, 1]), or is
+fitted by k-means to the user's pictures and saved in the same file, which transformers reads as well.
+Does not know: sequences, transformers, files of pictures.
+
+Shape letters: N pictures, S side in pixels, K colours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hypergen.errors import InputError
+from hypergen.image.checkpoint import read_json
+from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
+from hypergen.image.vq_training import CodeBook, nearest
+
+FILE = "preprocessor_config.json"
+PIXELS_TO_FIT = 200_000
+BATCH_SIZE = 64
+
+
+@final
+class ColorClusters:
+    """Pictures <-> palette indices; see `codecs.Codec`."""
+
+    stride = 1
+
+    def __init__(self, clusters: Tensor, image_size: int):
+        self.clusters = clusters.float()  # (K, 3) in [-1, 1]
+        self.num_codes = len(clusters)
+        self.image_size = image_size
+        self.grid = (image_size, image_size)
+
+    def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
+        """N pictures -> (N, S * S) palette indices."""
+        clusters = self.clusters.to(device)
+        codes = torch.empty(len(pictures), self.image_size**2, dtype=torch.long)
+        for rows in chunks(len(pictures), BATCH_SIZE):
+            values = to_unit(to_pixels(pictures[rows], self.image_size).to(device)).movedim(1, -1).reshape(-1, 3)
+            codes[rows] = nearest(values, clusters).view(-1, self.image_size**2).cpu()
+        return codes
+
+    def decode(self, codes: Tensor, device: torch.device | str = "cpu") -> list[Image.Image]:
+        """(N, S * S) palette indices -> N pictures, exactly in the palette's colours."""
+        palette = from_unit(self.clusters)
+        return to_pictures(palette[codes.cpu()].transpose(1, 2).unflatten(2, self.grid))
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """`preprocessor_config.json` of transformers' ImageGPTImageProcessor; the palette is always fp32."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "image_processor_type": "ImageGPTImageProcessor",
+            "clusters": self.clusters.tolist(),
+            "do_color_quantize": True,
+            "do_normalize": True,
+            "do_resize": True,
+            "resample": int(Image.Resampling.BILINEAR),
+            "size": {"height": self.image_size, "width": self.image_size},
+        }
+        (folder / FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, image_size: int | None = None) -> ColorClusters:
+        """The palette of a checkpoint; the size of pictures is the checkpoint's own unless given.
+
+        Raises:
+            InputError: no palette, or not one of colours in [-1, 1].
+        """
+        content, where = read_json(folder / FILE), f"{folder / FILE}"
+        try:
+            clusters = torch.tensor(content.get("clusters"), dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            clusters = torch.empty(0)
+        if clusters.ndim != 2 or clusters.shape[1] != 3 or not bool((clusters.abs() <= 1).all()):
+            raise InputError(f"{where}: clusters must be a list of colours, three numbers between -1 and 1 each")
+        return cls(clusters, image_size or _side(content.get("size"), where))
+
+    @classmethod
+    def fit(cls, pixels: Tensor, num_codes: int, image_size: int, seed: int) -> ColorClusters:
+        """k-means of the pixels (N, 3, S, S) uint8, rounded to colours that 8 bits can show.
+
+        The palette is smaller than `num_codes` where the pictures have fewer colours.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        flat = pixels.movedim(1, -1).reshape(-1, 3)
+        drawn = torch.randint(len(flat), (PIXELS_TO_FIT,), generator=generator)
+        book = CodeBook(torch.zeros(num_codes, 3))
+        book.start(to_unit(flat[drawn]), 1, generator)
+        return cls(to_unit(from_unit(book.vectors).unique(dim=0)), image_size)
+
+
+def _side(size: Any, where: str) -> int:
+    """`size` of a preprocessor: a number, or height and width, which must be equal."""
+    sides = {size.get("height"), size.get("width")} if isinstance(size, dict) else {size}
+    side = sides.pop() if len(sides) == 1 else None
+    if type(side) is not int or not 0 < side <= math.isqrt(2**26):
+        raise InputError(f"{where}: size is {size!r}; must be one number of pixels, or equal height and width")
+    return side

@@ -1,0 +1,226 @@
+"""The image adapter: pictures, a picture tokenizer and a transformer over its codes, behind `hypergen.modality`.
+
+A picture is the start token and then its h * w codes, row by row; the prompt is the start token and the upper rows.
+Does not know: training, decoding strategies, run folders, text.
+
+Shape letters: N pictures, B batch, T tokens (h * w + 1), P prompt, S completion, h w code grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from hypergen.config import PretrainConfig
+from hypergen.errors import InputError
+from hypergen.image import files, grid, measures
+from hypergen.image.checkpoint import load_transformer, read_config, save_transformer
+from hypergen.image.codecs import Codec, load_codec, new_codec, save_codec
+from hypergen.image.config import Settings
+from hypergen.image.pixels import chunks
+from hypergen.image.storage import locate
+from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
+
+DEFAULT_PROMPTS = None  # pictures to start from are drawn from the base, as its training set is
+CHUNK = 256  # pictures held in memory at once
+MISSING = (128, 128, 128)  # colour of what has no codes
+
+
+def read(source: str, settings: Settings) -> files.Pictures:
+    """Pictures of a folder, zip or file, of cifar10, or of hub:ID, each read when it is needed.
+
+    Raises:
+        InputError: no such source, or no picture in it.
+    """
+    return files.read(source)
+
+
+def build(items: Sequence[Image.Image], settings: Settings, config: PretrainConfig) -> ImageModality:
+    """A fresh base: a codec trained on the items (or that of `config.codec_from`) and an untrained transformer.
+
+    Raises:
+        InputError: sizes that do not fit, or pictures or folders that cannot be read.
+    """
+    codec = new_codec(items, settings, config)
+    shape = TransformerConfig(
+        num_codes=codec.num_codes,
+        num_positions=codec.grid[0] * codec.grid[1],
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+    )
+    return ImageModality(new_transformer(shape, config.seed), codec, settings)
+
+
+def load(folder: str | Path, settings: Settings) -> ImageModality:
+    """A base or run: a folder in ImageGPT's layout with `codec/` or a palette, or a hub id.
+
+    Raises:
+        InputError: it is not there, incomplete, of another architecture, or does not fit the settings.
+    """
+    path = locate(str(folder))
+    shape, codec = read_config(path), load_codec(path)
+    if settings.image_size not in (None, codec.image_size):
+        raise InputError(f"--image-size {settings.image_size}: the pictures of {folder} are {codec.image_size} wide")
+    found, needed = (shape.num_codes, shape.num_positions), (codec.num_codes, codec.grid[0] * codec.grid[1])
+    if found != needed:
+        raise InputError(f"{folder}: the model has {found} codes and positions, its picture tokenizer {needed}")
+    return ImageModality(load_transformer(path), codec, settings)
+
+
+@final
+class ImageModality:
+    """Pictures (PIL, RGB) <-> ids, and the model over them."""
+
+    name = "image"
+    end_token: int | None = None
+
+    def __init__(self, model: ImageTransformer, codec: Codec, settings: Settings):
+        self.model = model
+        self.codec = codec
+        self.settings: Settings = replace(settings, image_size=codec.image_size)
+        self.height, self.width = codec.grid
+        self.start_token = codec.num_codes
+        self.sequence_length = self.height * self.width + 1
+
+    def with_settings(self, settings: Settings) -> ImageModality:
+        """The same codec and model under other settings."""
+        return ImageModality(self.model, self.codec, settings)
+
+    def encode(self, items: Sequence[Image.Image], count: int | None = None, seed: int = 0) -> Tensor:
+        """Pictures -> (N, T) int64: the start token, then the codes row by row.
+
+        With `count`: so many pictures, drawn with `seed`; no others are read. Without: all, in order, and with
+        `settings.mirror` also the mirrored ones, after the others.
+
+        Raises:
+            InputError: there are fewer pictures, or one cannot be read.
+        """
+        if count is None:
+            return self._encode(items, range(len(items)), self.settings.mirror)
+        if count > len(items):
+            raise InputError(f"--num-samples {count}: there are only {len(items)} pictures")
+        rows = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+        return self._encode(items, rows.tolist(), False)
+
+    def _encode(self, items: Sequence[Image.Image], rows: Sequence[int], mirror: bool) -> Tensor:
+        self._follow_model()
+        tokens = torch.full((len(rows) * (1 + mirror), self.sequence_length), self.start_token)
+        for part in chunks(len(rows), CHUNK):
+            pictures = [self.codec.fit(items[row]) for row in rows[part]]
+            tokens[part, 1:] = self.codec.encode(pictures)
+            if mirror:
+                mirrored = [ImageOps.mirror(picture) for picture in pictures]
+                tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = self.codec.encode(mirrored)
+        return tokens
+
+    def examples(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Tensor:
+        """At most `count` of the pictures (N, T), drawn with `seed`.
+
+        Raises:
+            InputError: there is no picture, or one cannot be read.
+        """
+        if not len(items):
+            raise InputError("held-out pictures: there are none")
+        return self.encode(items, min(count, len(items)), seed)
+
+    def begin(self, prompt: Tensor) -> Tensor:
+        """(B, P) codes, P >= 0 -> (B, P + 1) ids, the start token first.
+
+        Raises:
+            InputError: an id is not a code, or the prompt leaves nothing to complete.
+        """
+        if prompt.numel() and (int(prompt.min()) < 0 or int(prompt.max()) >= self.codec.num_codes):
+            wrong = int(prompt.min()) if int(prompt.min()) < 0 else int(prompt.max())
+            raise InputError(f"prompt: id {wrong} is not a code; allowed are 0 to {self.codec.num_codes - 1}")
+        if prompt.shape[1] + 1 >= self.sequence_length:
+            most = self.sequence_length - 2
+            raise InputError(f"prompt: {prompt.shape[1]} codes leave nothing to complete; at most {most} are allowed")
+        return torch.cat([prompt.new_full((len(prompt), 1), self.start_token, dtype=torch.long), prompt.long()], 1)
+
+    def encode_prompt(self, item: Image.Image) -> Tensor:
+        """A picture -> (P,), the start token and the codes of its upper rows."""
+        return self.prompts(self._encode([item], range(1), False))[0]
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (N, T) -> (N, P): the start token and `prompt_fraction` of the rows, never all of them."""
+        rows = min(round(self.height * self.settings.prompt_fraction), self.height - 1)
+        return tokens[:, : 1 + rows * self.width]
+
+    def max_new_tokens(self, prompt_length: int) -> int:
+        """The rest of the picture."""
+        return max(0, self.sequence_length - prompt_length)
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        """(N, h * w) codes, a start token in front allowed, -> pictures.
+
+        Raises:
+            InputError: another number of codes, or an id that is none.
+        """
+        if tokens.shape[1] and bool((tokens[:, 0] == self.start_token).all()):
+            tokens = tokens[:, 1:]
+        if tokens.shape[1] != self.sequence_length - 1:
+            raise InputError(f"picture of {tokens.shape[1]} codes: must be {self.height} x {self.width}")
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codec.num_codes:
+            raise InputError(f"picture: ids must be codes, 0 to {self.codec.num_codes - 1}")
+        self._follow_model()
+        return self.codec.decode(tokens)
+
+    def write(self, items: Sequence[Image.Image], folder: Path) -> list[Path]:
+        """One .png file a picture, named by number."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:04d}.png" for number in range(len(items))]
+        for path, item in zip(paths, items, strict=True):
+            item.save(path)
+        return paths
+
+    def assemble(self, prompts: Sequence[Tensor], completions: Tensor) -> list[Image.Image]:
+        """Prompts (P,) each and completions (B, S) -> whole pictures, grey where a completion ends too early."""
+        rows = [torch.cat([prompt.cpu(), row]) for prompt, row in zip(prompts, completions.cpu(), strict=True)]
+        if not rows:
+            return []
+        whole = torch.stack([self._fill(row) for row in rows])
+        pictures = self.decode(whole)
+        for picture, row in zip(pictures, rows, strict=True):
+            self._cover(picture, len(row) - 1)
+        return pictures
+
+    def _fill(self, row: Tensor) -> Tensor:
+        """A started picture (start token, n codes) -> (T,), by repeating its last row of codes; too long stays so."""
+        while len(row) < self.sequence_length:
+            above = row[-self.width :] if len(row) > self.width else row.new_zeros(self.width)
+            row = torch.cat([row, above])[: self.sequence_length]
+        return row
+
+    def _cover(self, picture: Image.Image, num_codes: int) -> None:
+        """Paint grey, in place, what lies after the first `num_codes` codes."""
+        side, (row, column) = self.codec.image_size // self.height, divmod(num_codes, self.width)
+        if column:
+            picture.paste(MISSING, (column * side, row * side, picture.width, (row + 1) * side))
+            row += 1
+        if row < self.height:
+            picture.paste(MISSING, (0, row * side, *picture.size))
+
+    def compare(self, prompts: Tensor, columns: dict[str, Tensor]) -> Image.Image:
+        """Prompts (N, P) and completions (N, S) by title -> one picture, a row an example, the prompt first."""
+        rows = list(prompts)
+        nothing = torch.empty(len(rows), 0, dtype=torch.long)
+        return grid.draw({title: self.assemble(rows, part) for title, part in {"prompt": nothing, **columns}.items()})
+
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
+        """Shares of what repeats the row or code above; see `measures.copying`."""
+        return measures.copying(prompts, completions, self.width)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """The transformer as transformers reads an ImageGPT, and the codec beside it."""
+        save_transformer(self.model, folder, dtype)
+        save_codec(self.codec, folder, dtype)
+
+    def _follow_model(self) -> None:
+        self.codec.to(next(self.model.parameters()).device)

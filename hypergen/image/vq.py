@@ -1,0 +1,135 @@
+"""A learned code book as picture tokenizer: any `diffusers.VQModel`.
+
+A network with 3 * p * p input channels reads patches of p x p pixels (`pixel_unshuffle`), so the stride of a code is
+p * 2^(levels - 1) pixels; with the usual 3 channels p is 1. Loading reads safetensors only.
+Does not know: how the network is trained (`vq_training`), sequences, transformers.
+
+Shape letters: N pictures, K codes, D code dimension, h w code grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from diffusers import VQModel
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypergen.errors import InputError
+from hypergen.image.checkpoint import read_json
+from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
+from hypergen.image.vq_training import nearest
+from hypergen.progress import track
+
+SUBFOLDER = "codec"
+BATCH_SIZE = 64
+TRACKED = 2000  # pictures from which encoding shows its progress
+
+
+@final
+class VQTokenizer:
+    """Pictures <-> codes of a VQModel; see `codecs.Codec`."""
+
+    def __init__(self, model: VQModel, image_size: int, where: str = "VQ codec"):
+        self.patch = math.isqrt(model.config.in_channels // 3)
+        if 3 * self.patch**2 != model.config.in_channels or model.config.out_channels != model.config.in_channels:
+            channels = f"{model.config.in_channels} in and {model.config.out_channels} out"
+            raise InputError(f"{where}: channels are {channels}; allowed are 3 * p^2 for both")
+        self.stride = self.patch * 2 ** (len(model.config.down_block_types) - 1)
+        check_divisible(image_size, self.stride)
+        self.model = model.eval().requires_grad_(False)
+        self.model.register_to_config(sample_size=image_size // self.patch)
+        self.image_size = image_size
+        self.num_codes: int = model.config.num_vq_embeddings
+        self.grid = (image_size // self.stride, image_size // self.stride)
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
+        """N pictures -> (N, h * w) codes."""
+        self.model.to(device)
+        codes = torch.empty(len(pictures), math.prod(self.grid), dtype=torch.long)
+        with track("encode pictures", len(pictures), visible=len(pictures) >= TRACKED) as advance:
+            for rows in chunks(len(pictures), BATCH_SIZE):
+                codes[rows] = self._codes(to_pixels(pictures[rows], self.image_size).to(device)).cpu()
+                advance(rows.stop - rows.start)
+        return codes
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, device: torch.device | str = "cpu") -> list[Image.Image]:
+        """(N, h * w) codes -> N pictures."""
+        self.model.to(device)
+        pictures: list[Image.Image] = []
+        for rows in chunks(len(codes), BATCH_SIZE):
+            vectors = self.model.quantize.embedding(codes[rows].to(device))  # (B, h * w, D)
+            maps = vectors.transpose(1, 2).unflatten(2, self.grid)
+            values = self.model.decode(maps, force_not_quantize=True).sample
+            pictures += to_pictures(from_unit(F.pixel_shuffle(values, self.patch)))
+        return pictures
+
+    def _codes(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> (B, h * w)."""
+        latents = self.model.encode(F.pixel_unshuffle(to_unit(pixels), self.patch)).latents
+        flat = latents.flatten(2).transpose(1, 2).flatten(0, 1)
+        return nearest(flat, self.model.quantize.embedding.weight).view(len(pixels), -1)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """`codec/` with `config.json` and `diffusion_pytorch_model.safetensors`, readable by diffusers."""
+        copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder / SUBFOLDER, safe_serialization=True)
+
+    @classmethod
+    def load(cls, folder: Path, image_size: int | None = None) -> VQTokenizer:
+        """The folder of a VQModel -> fp32 weights; the size of pictures is the network's own unless given.
+
+        Raises:
+            InputError: damaged, incomplete, or the size does not fit the stride.
+        """
+        config, weights = read_json(folder / "config.json"), folder / "diffusion_pytorch_model.safetensors"
+        if not weights.is_file():
+            raise InputError(f"{folder}: no {weights.name}; weights are read from safetensors only")
+        try:
+            model = load_vq(folder)
+        except Exception as error:  # whatever diffusers and safetensors raise
+            raise InputError(f"{folder}: the VQModel cannot be loaded ({' '.join(str(error).split())[:300]})") from None
+        patch = max(1, math.isqrt(model.config.in_channels // 3))
+        return cls(model, image_size or config.get("sample_size", 32) * patch, str(folder))
+
+
+def load_vq(folder: Path) -> VQModel:
+    """Strictly: diffusers only logs missing and unexpected weights, here they are errors."""
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model, report = VQModel.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    finally:
+        logger.setLevel(level)
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if wrong:
+        raise ValueError("; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items()))
+    return model
+
+
+def is_vq_folder(folder: Path) -> bool:
+    """Whether `config.json` there says VQModel."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("_class_name") == "VQModel"
+
+
+def check_divisible(image_size: int, stride: int) -> None:
+    """Raises InputError unless the picture's side is a multiple of the stride."""
+    if image_size < stride or image_size % stride:
+        raise InputError(f"--image-size {image_size}: must be a multiple of the codec's stride of {stride} pixels")
