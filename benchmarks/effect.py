@@ -1,4 +1,4 @@
-"""Does hyperfitting do what it promises here? One record a case: before/after table, recitation, time, plain-loop ratio.
+"""Does hyperfitting do what it promises here? One record a case: before/after table, time, ratio to a plain loop.
 
     python benchmarks/effect.py text-self text-stories image-self image-cifar10 --shared ../shared
     python benchmarks/effect.py stories260k fiction-6m --shared ../shared
@@ -55,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 PAIRS = 3
+RECORDED = ("config", "settings", "training", "comparison", "versions", "machine")
 
 
 def main() -> None:
@@ -82,14 +83,17 @@ def run_case(case: str, seed: int, shared: Path | None) -> dict[str, Any]:
             "seed": seed,
             "options": CASES[case],
             "seconds": seconds,
-            **{name: run.record[name] for name in ("config", "settings", "training", "comparison", "versions", "machine")},
+            **{
+                name: run.record[name]
+                for name in ("config", "settings", "training", "comparison", "versions", "machine")
+            },
         }
         record["config"] |= {"model": CASES[case].get("model"), "output": None, "data": CASES[case].get("data", "self")}
         record["config"]["prompts"] = CASES[case].get("prompts")
         if "model" in options:
             record["plain"] = compare_with_plain(options["model"], run.tokens(), run.record)
     print(f"## {case}, seed {seed}: {seconds:.0f} s in all, {record['training']['seconds']:.0f} s training")
-    print(report.markdown(record["comparison"]))
+    print(report.markdown(record["comparison"], report.brief(record["comparison"])))
     print({name: record["training"][name] for name in ("loss", "epochs", "stopped_by")}, record.get("plain", ""))
     return record
 

@@ -52,7 +52,9 @@ def generation(run: Any, rows: int, pairs: int) -> dict[str, Any]:
     """Greedy continuation of random prompts, ours beside `generate` of transformers where the model has one."""
     modality = run.modality
     prompt_length = len(modality.prompts(torch.zeros(1, modality.sequence_length, dtype=torch.long))[0]) - 1
-    prompt = torch.randint(1, modality.model.num_tokens - 1, (rows, prompt_length), generator=torch.Generator().manual_seed(0))
+    prompt = torch.randint(
+        1, modality.model.num_tokens - 1, (rows, prompt_length), generator=torch.Generator().manual_seed(0)
+    )
     new = min(NEW, modality.max_new_tokens(prompt_length + 1))
 
     def ours() -> torch.Tensor:

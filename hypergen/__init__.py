@@ -42,7 +42,7 @@ _HOMES = {
     "HypergenError": "errors",
     "InputError": "errors",
 }
-__all__ = [*_HOMES]  # noqa: PLE0604 (names are strings)
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,28 +6,22 @@ Does not know: what a token means (`registry`), how training and decoding work, 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hypergen import registry, report, run
+from hypergen import registry, run
 from hypergen.batches import steps_per_epoch
-from hypergen.comparison import Comparison, new_tokens
-from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill
+from hypergen.comparison import Comparison, new_tokens, unseen
+from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill, flag
 from hypergen.errors import InputError
 from hypergen.hyperfit import FitResult, Plan, hyperfit
-from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run
+from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import predictions
 from hypergen.own_samples import draw
+from hypergen.record import facts_of, fixed, lasting, write_base, write_run
 from hypergen.resolve import (
     embedded_base,
     fit_recipe,
@@ -38,6 +32,7 @@ from hypergen.resolve import (
     read_record,
     split_items,
     split_options,
+    stored_settings,
 )
 from hypergen.signals import SignalWatch
 
@@ -63,7 +58,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     base = config.model or embedded_base(name)
     adapter = registry.adapter(name)
     recipe = fit_recipe(read_record(base) if config.model is None else {}, config.data)
-    config, settings = fill(config, recipe), make_settings(name, given, recipe)
+    config, settings = fill(config, recipe | {"modality": name}), make_settings(name, given, recipe)
     folder = Path(config.output) if config.output else run.free_output(name)
     run.check_output(folder, config.resume)
     device = pick_device(config.device)
@@ -71,20 +66,21 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
 
     with run.locked(folder), SignalWatch() as signals:
         modality = adapter.load(base, settings)
+        _check_last_layers(modality.model, config.last_layers or 0)
         modality.model.to(device)
-        held_out = _sequences(modality, settings, held_out_items, config.held_out_samples, config.seed, "held-out")
-        tokens = _sequences(modality, settings, training_items, config.num_samples, config.seed, "training")
+        tokens = _training(modality, training_items, config)
+        held_out = _held_out(modality, held_out_items, config.held_out_samples, config.seed, tokens)
 
         compare = _comparison(modality, tokens, held_out, config.max_new_tokens, config.seed)
         compare.add("base greedy", GREEDY, describe_model=True)
         compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
-        facts = _facts(name, config, settings, tokens) | {"base": base if config.model else name}
-        result = _train(modality, tokens, _fit_plan(config, len(tokens)), folder, facts, config.resume, signals.number)
+        facts = facts_of(name, config, settings, tokens) | {"base": lasting(base) if config.model else name}
+        result = _train(modality, tokens, _fit_plan(config, len(tokens)), folder, facts, signals)
         compare.add("hyperfitted greedy", GREEDY, describe_model=True)
         compare.add_original()
 
         facts |= {"training": asdict(result), "comparison": compare.records}
-        run.finish(folder, lambda temporary: _write_run(temporary, folder, modality, compare, facts))
+        run.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
 
@@ -103,7 +99,8 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     device = pick_device(config.device)
     items = adapter.read(config.data, settings)
     if config.held_out is None:
-        items, held_out_items = split_items(items, max(1, len(items) // 50), config.seed, config.data)
+        share = max(1, len(items) // 50)
+        items, held_out_items = split_items(items, share, config.seed, config.data, "--held-out")
     else:
         held_out_items = adapter.read(config.held_out, settings)
 
@@ -111,6 +108,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         modality = adapter.build(items, settings, config)
         modality.model.to(device)
         tokens = modality.encode(items)
+        held_out = modality.encode(held_out_items)[:PRETRAIN_HELD_OUT]
         plan = Plan(
             steps=config.steps,
             batch_size=config.batch_size,
@@ -120,11 +118,10 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
             pretraining=True,
             checkpoint_every=config.checkpoint_every,
         )
-        facts = _facts(config.modality, config, settings, tokens)
-        result = _train(modality, tokens, plan, folder, facts, config.resume, signals.number)
-        held_out = modality.encode(held_out_items)[:PRETRAIN_HELD_OUT]
+        facts = facts_of(config.modality, config, settings, tokens)
+        result = _train(modality, tokens, plan, folder, facts, signals)
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
-        run.finish(folder, lambda temporary: _write_base(temporary, modality, facts))
+        run.finish(folder, lambda temporary: write_base(temporary, modality, facts))
     return Run(folder, modality, facts)
 
 
@@ -135,13 +132,11 @@ def load(source: str | Path, *, modality: str | None = None, device: str = "auto
         InputError: there is nothing to load, or nothing tells the modality.
     """
     source = str(source)
-    name = modality_of(modality, source)
-    record = read_record(source)
-    resolved = make_settings(name, record.get("settings", {}) | settings, PAPER_RECIPE)
+    name, resolved = stored_settings(source, modality, settings)
     target = pick_device(device)
     loaded = registry.adapter(name).load(source, resolved)
     loaded.model.to(target).eval()
-    return Run(Path(source), loaded, record)
+    return Run(Path(source), loaded, read_record(source))
 
 
 def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **options: Any) -> Comparison:
@@ -157,26 +152,35 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     Raises:
         InputError: not a hyperfitted run, or it does not say its base.
     """
-    config = fill(config or EvaluateConfig(**options), {})
-    tuned = trained if isinstance(trained, Run) else load(trained, device=config.device)
-    modality, name = tuned.modality, tuned.modality.name
-    base = config.baseline or tuned.record.get("base")
+    config, others = split_options(EvaluateConfig, config, options)
+    if others:
+        raise InputError(f"{flag(min(others))}: not an option of evaluate")
+    folder = trained.folder if isinstance(trained, Run) else Path(trained)
+    training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
+    name, settings = stored_settings(str(folder), None, {})
+    base = config.baseline or read_record(str(folder)).get("base")
     if base is None:
-        raise InputError(f"{tuned.folder}: does not say which base it started from; give --baseline")
-    training = tuned.tokens(TRAINING_TOKENS)
-    if config.data is None:
-        held_out = tuned.tokens(HELD_OUT_TOKENS)[: config.count]
-    else:
-        items = registry.adapter(name).read(config.data, modality.settings)
-        held_out = _sequences(modality, modality.settings, items, config.count, config.seed, "held-out")
-    untrained = load(embedded_base(name) if base == name else base, modality=name, device=config.device).modality
-    compare = _comparison(untrained, training, held_out, config.max_new_tokens, config.seed)
+        raise InputError(f"{folder}: does not say which base it started from; give --baseline")
+    base = embedded_base(name) if base == name else base
+    items = None if config.data is None else registry.adapter(name).read(config.data, settings)
+
+    tuned = trained if isinstance(trained, Run) else load(folder, device=config.device)
+    modality = tuned.modality
+    untrained = load(base, modality=name, device=config.device, **asdict(modality.settings)).modality
+    if items is not None:
+        held_out = _held_out(modality, items, config.count, config.seed, training)
+    compare = _comparison(untrained, training, held_out[: config.count], config.max_new_tokens, config.seed)
     compare.add("base greedy", GREEDY, describe_model=True)
     compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
     compare.modality = modality
     compare.add("hyperfitted greedy", GREEDY, describe_model=True)
     compare.add_original()
     return compare
+
+
+def _check_last_layers(model: Any, last_layers: int) -> None:
+    if last_layers > len(model.blocks):
+        raise InputError(f"--last-layers {last_layers}: the model has {len(model.blocks)} blocks")
 
 
 def _fit_plan(config: FitConfig, count: int) -> Plan:
@@ -195,11 +199,18 @@ def _fit_plan(config: FitConfig, count: int) -> Plan:
     )
 
 
-def _sequences(modality: Any, settings: Any, items: Any, count: int | None, seed: int, purpose: str) -> Tensor:
+def _training(modality: Any, items: Any, config: FitConfig) -> Tensor:
     """(N, T) tokens of the items; of the model's own samples where there are no items."""
-    if items is not None:
-        return modality.encode(items, count, seed) if purpose == "training" else modality.examples(items, count, seed)
-    return draw(modality, count or 0, modality.sequence_length, seed, purpose)
+    if items is None:
+        return draw(modality, config.num_samples or 0, modality.sequence_length, config.seed, "training")
+    return modality.encode(items, config.num_samples, config.seed)
+
+
+def _held_out(modality: Any, items: Any, count: int, seed: int, training: Tensor) -> Tensor:
+    """At most `count` sequences (N, T) that are not trained on; own samples where there are no items."""
+    if items is None:
+        return unseen(draw(modality, count, modality.sequence_length, seed, "held-out"), training)
+    return unseen(modality.examples(items, count, seed), training)
 
 
 def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | None, seed: int) -> Comparison:
@@ -209,76 +220,20 @@ def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | 
 
 
 def _train(
-    modality: Any,
-    tokens: Tensor,
-    plan: Plan,
-    folder: Path,
-    facts: dict[str, Any],
-    resume: bool,
-    stop_signal: Callable[[], int | None],
+    modality: Any, tokens: Tensor, plan: Plan, folder: Path, facts: dict[str, Any], signals: SignalWatch
 ) -> FitResult:
     """The training loop with the run folder attached: metrics, checkpoints, resume."""
-    fixed = {"plan": asdict(plan), "data_sha256": facts["data_sha256"]}
-    return hyperfit(
-        modality.model,
-        tokens,
-        plan,
-        label="pretrain" if plan.pretraining else "hyperfit",
-        state=run.newest_state(folder, fixed) if resume else None,
-        on_epoch=lambda epoch, loss: run.log(folder, {"epoch": epoch, "loss": loss}),
-        on_checkpoint=lambda state: run.save_checkpoint(folder, state, fixed),
-        stop_signal=stop_signal,
-    )
-
-
-def _facts(name: str, config: FitConfig | PretrainConfig, settings: Any, tokens: Tensor) -> dict[str, Any]:
-    """What `hypergen.json` records."""
-    libraries = ("hypergen", "torch", "transformers", "diffusers", "safetensors")
-    return {
-        "modality": name,
-        "settings": asdict(settings),
-        "config": asdict(config),
-        "data_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
-        "sequences": list(tokens.shape),
-        "versions": {library: metadata.version(library) for library in libraries} | {"python": platform.python_version()},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-    }
-
-
-def _write_run(temporary: Path, folder: Path, modality: Any, compare: Comparison, facts: dict[str, Any]) -> None:
-    modality.save(temporary)
-    save_file({"tokens": compare.training}, temporary / TRAINING_TOKENS)
-    save_file({"tokens": compare.held_out}, temporary / HELD_OUT_TOKENS)
-    (temporary / run.RECORD).write_text(json.dumps(facts, indent=1))
-    samples = temporary / "samples"
-    completions = compare.columns["hyperfitted greedy"]
-    modality.write(modality.assemble(list(compare.prompts), completions), samples)
-    figure = compare.figure()
-    if not isinstance(figure, str):
-        figure.save(temporary / "grid.png")
-        figure = (temporary / "grid.png").read_bytes()
-    (temporary / "report.html").write_text(report_page(folder, facts, figure), encoding="utf-8")
-
-
-def report_page(folder: Path, facts: dict[str, Any], figure: str | bytes) -> str:
-    """`report.html` of a run."""
-    training, config = facts["training"], facts["config"]
-    shown = {
-        "base": facts["base"],
-        "data": config["data"],
-        "sequences": f"{facts['sequences'][0]} of {facts['sequences'][1]} tokens",
-        "trained": f"last {config['last_layers']} blocks" if config["last_layers"] else "all layers",
-        "learning rate": config["learning_rate"],
-        "epochs": training["epochs"],
-        "training loss": round(training["loss"], 3),
-        "stopped by": training["stopped_by"],
-        "seconds": round(training["seconds"], 1),
-        "seed": config["seed"],
-    }
-    losses = [(row["epoch"], row["loss"]) for row in run.read_log(folder)]
-    return report.page(f"hypergen: {folder.name}", facts["comparison"], shown, {"training loss": losses}, figure)
-
-
-def _write_base(temporary: Path, modality: Any, facts: dict[str, Any]) -> None:
-    modality.save(temporary)
-    (temporary / run.RECORD).write_text(json.dumps(facts, indent=1))
+    same = fixed(facts)
+    state = run.newest_state(folder, same) if facts["config"]["resume"] else None
+    run.rewind_log(folder, (state.step if state else 0) // steps_per_epoch(len(tokens), plan.batch_size))
+    with signals.noting():
+        return hyperfit(
+            modality.model,
+            tokens,
+            plan,
+            label="pretrain" if plan.pretraining else "hyperfit",
+            state=state,
+            on_epoch=lambda epoch, loss: run.log(folder, {"epoch": epoch, "loss": loss}),
+            on_checkpoint=lambda state: run.save_checkpoint(folder, state, same),
+            stop_signal=signals.number,
+        )

@@ -46,6 +46,7 @@ class CitationIndex:
         self.ids = _table(tokens.unique().long())
         self.tables: dict[int, Tensor] = {}  # digit -> all keys of the digits before it
         windows = _windows(tokens.long(), length)
+        self.last_continuation = int(windows[:, -1].max()) if len(windows) else -1
         digits = _position(self.ids, windows[:, :-1])
         self._build_tables(digits)
         grams, counts = (self._pack(digits) * self.num_ids + windows[:, -1]).unique(return_counts=True)
@@ -135,8 +136,8 @@ class CitationIndex:
         return (self.grams[places] % self.num_ids).where(inside, 0), self.counts[places]
 
     def _mask(self, tokens: Tensor, counts: Tensor, num_tokens: int) -> Tensor:
-        if num_tokens < self.num_ids:
-            raise InputError(f"vocabulary of {num_tokens} tokens: the training set has id {self.num_ids - 1}")
+        if num_tokens <= self.last_continuation:  # a start token, which is only ever first, needs no logit
+            raise InputError(f"vocabulary of {num_tokens} tokens: the training set has id {self.last_continuation}")
         mask = torch.zeros(len(tokens), num_tokens + 1, dtype=torch.bool, device=tokens.device)
         return mask.scatter_(1, tokens.where(counts > 0, num_tokens), True)[:, :num_tokens]
 

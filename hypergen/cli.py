@@ -1,49 +1,56 @@
 """The command line: argv -> frozen dataclasses -> one call into `api`.
 
 Flags are generated from `config` and from each modality's `Settings`; a flag of another modality is refused by name.
-`--config FILE` gives flags as JSON or TOML keys; what is typed wins. A mistake is one line and exit code 2.
+A mistake is one line and exit code 2.
 Does not know: what any option means. Imports no torch, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
-import json
-import re
+import os
 import sys
-import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from tyro.conf import OmitArgPrefixes as Flat
 
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, flag
+from hypergen import registry
+from hypergen.arguments import check_flags, one_line, typed_flags, with_config
+from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, flag, require_at_least
 from hypergen.errors import HypergenError, InputError
-from hypergen.image.config import Settings as ImageSettings
-from hypergen.text.config import Settings as TextSettings
+from hypergen.signals import SignalWatch
 
-Flat = tyro.conf.OmitArgPrefixes
+ConfigFile = Annotated[str | None, tyro.conf.arg(name="config")]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Options that only one modality has."""
+def _given(settings: Any) -> dict[str, Any]:
+    """Values of the modality flags that were typed, also those with the default's value, by field name."""
+    parts = [getattr(settings, name) for name in registry.MODALITIES]
+    return {
+        one.name: getattr(part, one.name) for part in parts for one in fields(part) if flag(one.name) in settings.typed
+    }
 
-    text: Flat[TextSettings] = field(default_factory=TextSettings)
-    image: Flat[ImageSettings] = field(default_factory=ImageSettings)
 
-    def given(self) -> dict[str, Any]:
-        """What differs from the defaults, by field name."""
-        return {
-            name.name: getattr(part, name.name)
-            for part in (self.text, self.image)
-            for name in fields(part)
-            if getattr(part, name.name) != name.default
-        }
+def _settings_class() -> type:
+    """Options that only one modality has: a field for the `Settings` of each that is registered, and what was typed."""
+    parts = {name: registry.settings_class(name) for name in registry.MODALITIES}
+    flat: Any = Flat  # applied to values, which a type checker does not follow
+    nested = [(name, flat[part], field(default_factory=part)) for name, part in parts.items()]
+    typed = ("typed", tyro.conf.Suppress[tuple[str, ...]], field(default=()))
+    return make_dataclass("Settings", [*nested, typed], frozen=True, namespace={"given": _given})
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Settings(Protocol):
+        def given(self) -> dict[str, Any]: ...
+else:
+    Settings = _settings_class()
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Pretrain:
 
     pretrain: Flat[PretrainConfig]
     settings: Flat[Settings] = field(default_factory=Settings)
+    config: ConfigFile = None
+    """JSON or TOML file with flags as keys; what is typed wins."""
 
     def __call__(self) -> None:
         from hypergen import api
@@ -67,6 +76,8 @@ class Fit:
 
     fit: Flat[FitConfig]
     settings: Flat[Settings] = field(default_factory=Settings)
+    config: ConfigFile = None
+    """JSON or TOML file with flags as keys; what is typed wins."""
 
     def __call__(self) -> None:
         from hypergen import api, report
@@ -77,7 +88,7 @@ class Fit:
             f"training loss {training['loss']:.3f} after {training['epochs']} epochs, stopped by "
             f"{training['stopped_by']}, {training['tokens_per_second']:,.0f} tokens/s"
         )
-        report.terminal(run.records)
+        report.terminal(run.records, report.brief(run.records))
         pages = [run.folder / name for name in ("grid.png", "report.html") if (run.folder / name).exists()]
         print("look at " + " and ".join(map(str, pages)))
 
@@ -93,7 +104,7 @@ class Generate:
     prompts: str | None = None
     """File, folder or zip with prompts; by default the held-out sequences of the run."""
     count: int | None = None
-    """Prompts that are used, at most."""
+    """Prompts that are used, from the first on; by default all."""
     max_new_tokens: int | None = None
     """Tokens of a completion, at most; by default 256, or the rest of the picture."""
     output: str | None = None
@@ -106,6 +117,12 @@ class Generate:
     """auto, cpu, cuda, cuda:N or mps."""
     decoding: Flat[DecodingConfig] = field(default_factory=DecodingConfig)
     settings: Flat[Settings] = field(default_factory=Settings)
+    config: ConfigFile = None
+    """JSON or TOML file with flags as keys; what is typed wins."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "max_new_tokens"):
+            require_at_least(self, name, 1)
 
     def __call__(self) -> None:
         from hypergen import output
@@ -124,6 +141,8 @@ class Evaluate:
     """Folder for the records and the figure, new or empty."""
     json: bool = False
     """Print the records as JSON."""
+    config: ConfigFile = None
+    """JSON or TOML file with flags as keys; what is typed wins."""
 
     def __call__(self) -> None:
         from hypergen import output
@@ -131,19 +150,22 @@ class Evaluate:
         output.evaluate(self)
 
 
-VERBS = {"pretrain": Pretrain, "fit": Fit, "generate": Generate, "evaluate": Evaluate}
+VERBS: dict[str, Callable[..., Any]] = {"pretrain": Pretrain, "fit": Fit, "generate": Generate, "evaluate": Evaluate}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (see `hypergen.errors`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parse(arguments)()
+        with SignalWatch():
+            parse(arguments)()
+            sys.stdout.flush()
     except HypergenError as error:
         print(f"hypergen: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except BrokenPipeError:  # the reader of our output has gone; nobody is to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -154,18 +176,21 @@ def parse(arguments: list[str]) -> Any:
         InputError: whatever does not fit, in one line.
     """
     if arguments and arguments[0] in VERBS:
-        arguments = [arguments[0], *_with_config(arguments[1:])]
-        _check_flags(arguments)
+        arguments = [arguments[0], *with_config(arguments[1:])]
+        check_flags(arguments[0], arguments[1:], {*_flags(VERBS[arguments[0]]), "--help"})
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(
+            command = tyro.extras.subcommand_cli_from_dict(
                 VERBS, prog="hypergen", args=arguments, sort_subcommands=False, config=(tyro.conf.DisallowNone,)
             )
     except SystemExit as leave:
         if leave.code in (0, None):
             raise
-        raise InputError(_one_line(complaint.getvalue())) from None
+        raise InputError(one_line(complaint.getvalue())) from None
+    if not hasattr(command, "settings"):
+        return command
+    return replace(command, settings=replace(command.settings, typed=tuple(sorted(typed_flags(arguments)))))
 
 
 def printable(text: str) -> str:
@@ -173,69 +198,18 @@ def printable(text: str) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
-def _with_config(arguments: list[str]) -> list[str]:
-    """Replace `--config FILE` by the flags it holds; typed flags win."""
-    if "--config" not in arguments:
-        return arguments
-    place = arguments.index("--config")
-    if place + 1 == len(arguments):
-        raise InputError("--config: needs a .json or .toml file")
-    typed = arguments[:place] + arguments[place + 2 :]
-    names = {argument.split("=")[0] for argument in typed}
-    read = _read_config(Path(arguments[place + 1]))
-    return typed + [part for name, value in read.items() if flag(name) not in names for part in _as_flag(name, value)]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--config {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--config {path}: must hold keys and values")
-    return content
-
-
-def _as_flag(name: str, value: Any) -> list[str]:
-    if value is None or value is False:
-        return []
-    return [flag(name)] if value is True else [flag(name), str(value)]
-
-
-def _check_flags(arguments: list[str]) -> None:
-    """Name an unknown flag and the nearest known one."""
-    known = {*_flags(VERBS[arguments[0]]), "--help", "--config"}
-    for argument in arguments[1:]:
-        name = argument.split("=")[0]
-        positive = name.replace("--no-", "--", 1)
-        if name.startswith("--") and not {name.replace("_", "-"), positive} & known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{name}: unknown option of {arguments[0]}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-def _flags(command: type) -> list[str]:
+def _flags(command: Any) -> list[str]:
     """Every flag of a command, nested dataclasses flat."""
-    hints = {
+    nested = {
         "pretrain": PretrainConfig,
         "fit": FitConfig,
         "evaluate": EvaluateConfig,
         "decoding": DecodingConfig,
         "settings": Settings,
-        "text": TextSettings,
-        "image": ImageSettings,
+        **{name: registry.settings_class(name) for name in registry.MODALITIES},
     }
-    nested = [(one.name, hints.get(one.name)) for one in fields(command)]
-    return [name for one, inner in nested for name in (_flags(inner) if inner else [flag(one)])]
-
-
-def _one_line(box: str) -> str:
-    """The sentence inside the box that the parser draws, without its heading and help text."""
-    words = "".join(" " if sign in "╭╮╰╯─│┃━" else sign for sign in box).split()
-    text = " ".join(words).split(" For full helptext")[0].split(" Argument helptext")[0]
-    text = re.sub(r"^(Parsing error|Value error|Unrecognized options|Invalid choice|Missing \w+) (?=\w+ )", "", text)
-    text = re.sub(r"^Error parsing __tyro\S* ", "", text)
-    return text or "wrong arguments; see hypergen --help"
+    names = [one.name for one in fields(command) if one.name not in ("run", "typed")]  # neither is a flag
+    return [name for one in names for name in (_flags(nested[one]) if one in nested else [flag(one)])]
 
 
 if __name__ == "__main__":

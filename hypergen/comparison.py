@@ -16,10 +16,12 @@ from torch import Tensor
 
 from hypergen.citation import longest_overlap
 from hypergen.config import DecodingConfig
+from hypergen.errors import InputError
 from hypergen.generation import generate
 from hypergen.measures import bootstrap_interval, prediction_values, repetition_values, ttr_values
 
 TEXT_TOKENS = 96  # compared new tokens where a completion has no fixed length (arXiv 2412.04318: TTR over 96)
+FIGURE_ROWS = 16
 LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
 
 Record = dict[str, Any]
@@ -29,6 +31,19 @@ def new_tokens(held_out: Tensor, prompts: Tensor, has_fixed_length: bool) -> int
     """How many tokens each compared completion has: all that is left of an example, or the first 96 of it."""
     left = held_out.shape[1] - prompts.shape[1]
     return left if has_fixed_length else min(TEXT_TOKENS, left)
+
+
+def unseen(held_out: Tensor, training: Tensor) -> Tensor:
+    """The held-out sequences (N, T) that are none of the training sequences.
+
+    Raises:
+        InputError: all of them are.
+    """
+    known = {row.numpy().tobytes() for row in training}
+    kept = torch.tensor([row.numpy().tobytes() not in known for row in held_out])
+    if not kept.any():
+        raise InputError(f"held-out items: all {len(held_out)} sequences are trained on; name others")
+    return held_out[kept]
 
 
 class Comparison:
@@ -58,13 +73,16 @@ class Comparison:
         if originals.shape[1] == self.num_new:
             self._append(name, originals, self._values(originals))
 
-    def figure(self) -> Any:
-        """What the modality shows: pictures in a grid, texts in a table."""
-        return self.modality.compare(self.prompts, self.columns)
+    def figure(self, rows: int = FIGURE_ROWS) -> Any:
+        """What the modality shows of the first examples: pictures in a grid, texts in a table."""
+        columns = {name: completions[:rows] for name, completions in self.columns.items()}
+        return self.modality.compare(self.prompts[:rows], columns)
 
     def _values(self, completions: Tensor) -> dict[str, Tensor]:
         overlap = longest_overlap(completions, self.training).double()
-        per_row = [self.modality.measures(*rows) for rows in zip(self.prompts.split(1), completions.split(1), strict=True)]
+        per_row = [
+            self.modality.measures(*rows) for rows in zip(self.prompts.split(1), completions.split(1), strict=True)
+        ]
         own = {name: torch.tensor([row[name] for row in per_row]) for name in per_row[0]}
         return {
             **own,

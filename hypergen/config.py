@@ -57,7 +57,7 @@ class PretrainConfig:
     """Optimizer steps of a VQ codec (images)."""
     batch_size: int = 16
     """Sequences a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Highest learning rate; linear warm-up over 2 % of the steps, cosine to 5 %."""
     seed: int = 0
     """Seed of initialisation and order."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +22,21 @@ from hypergen.errors import InputError
 from hypergen.generation import generate
 
 TRAINING_TOKENS, HELD_OUT_TOKENS = "training_tokens.safetensors", "held_out_tokens.safetensors"
+
+
+def stored_tokens(folder: Path, name: str) -> Tensor:
+    """Stored sequences (N, T) of a run folder.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{path}: not there; only a hyperfitted run has it")
+    try:
+        return load_file(path)["tokens"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 @dataclass
@@ -44,10 +59,7 @@ class Run:
         Raises:
             InputError: it is a base, which has none.
         """
-        path = self.folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: not there; only a hyperfitted run has it")
-        return load_file(path)["tokens"]
+        return stored_tokens(self.folder, name)
 
     def generate(self, prompts: Any = None, *, max_new_tokens: int | None = None, **decoding: Any) -> list[Any]:
         """Continue prompts: texts give their continuations, pictures give whole pictures with a new lower part.
@@ -68,8 +80,9 @@ class Run:
         """Prompts as ids (P,) each, start token included; None: those of the held-out sequences."""
         if prompts is None:
             return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
-        several = isinstance(prompts, Sequence) and not isinstance(prompts, str)
-        return [self.modality.encode_prompt(item) for item in (prompts if several else [prompts])]
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            return [self.modality.encode_prompt(prompts)]
+        return [self.modality.encode_prompt(item, number) for number, item in enumerate(prompts, 1)]
 
     def complete(self, rows: Sequence[Tensor], max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
         """Rows of `prompt_rows` -> (B, S) ids of their completions."""
@@ -80,9 +93,7 @@ class Run:
             citations = CitationIndex(self.tokens(), config.block_citations).to(next(model.parameters()).device)
         if max_new_tokens is None:
             max_new_tokens = self.modality.max_new_tokens(max((len(row) for row in rows), default=0))
-        return generate(
-            model, rows, max_new_tokens, config, end_token=self.modality.end_token, citations=citations
-        )
+        return generate(model, rows, max_new_tokens, config, end_token=self.modality.end_token, citations=citations)
 
     def grid(self, rows: int = 8, **options: Any) -> Any:
         """Held-out sequences of the run, one below the other: prompt, completion, original.
@@ -98,7 +109,7 @@ class Run:
         held_out = self.tokens(HELD_OUT_TOKENS)[:rows]
         prompts = self._with_settings({name: options[name] for name in options.keys() - decoding}).prompts(held_out)
         left = held_out.shape[1] - prompts.shape[1]
-        completions = self.complete(list(prompts), left, stop_at_end=False, **decoding)
+        completions = self.complete(list(prompts), left, **{"stop_at_end": False} | decoding)
         return self.modality.compare(prompts, {"completion": completions, "original": held_out[:, -left:]})
 
     def _with_settings(self, changes: dict[str, Any]) -> Any:

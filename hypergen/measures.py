@@ -157,15 +157,14 @@ def bootstrap_interval(
         raise InputError(f"interval level {level}: must be between 0 and 1")
     _require_positive("resamples", resamples)
     generator = torch.Generator().manual_seed(seed)
-    draws = (torch.randint(len(numbers), (len(numbers),), generator=generator) for _ in range(resamples))
-    means = torch.stack([numbers[draw].mean() for draw in draws])
+    means = numbers[torch.randint(len(numbers), (resamples, len(numbers)), generator=generator)].mean(1)
     low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return low, high
 
 
 def _predict(model: Any, batch: Tensor, chunk: int) -> dict[str, Tensor]:
     """(B, T) ids -> name -> (B,) means, on the CPU."""
-    hidden = model.hidden(batch)[:, :-1].flatten(0, 1)
+    hidden = model.hidden(batch[:, :-1]).flatten(0, 1)  # a picture model has no position for the last code
     targets = batch[:, 1:].flatten()
     pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     numbers = [_sharpness(model.head(piece), target) for piece, target in pieces]

@@ -86,8 +86,15 @@ class Modality(Protocol):
         """(B, P) ids without start token, P >= 0 -> (B, P') ids that `model.start` takes, P' >= 1."""
         ...
 
-    def encode_prompt(self, item: Item) -> Tensor:
-        """One item -> the prompt (P,) that it gives, start token included: all of a text, the top of a picture."""
+    def encode_prompt(self, item: Item, number: int | None = None) -> Tensor:
+        """One item -> the prompt (P,) that it gives, start token included: all of a text, the top of a picture.
+
+        Args:
+            number: its place among several, for messages.
+
+        Raises:
+            InputError: it leaves no room in the context.
+        """
         ...
 
     def prompts(self, tokens: Tensor) -> Tensor:

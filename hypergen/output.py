@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hypergen import api, registry, report, run
+from hypergen.disk import disk_errors, publish, write_file
 from hypergen.errors import InputError
-from hypergen.loaded import Run
+from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import trim
+from hypergen.report_table import printable
+from hypergen.resolve import stored_settings
 
 if TYPE_CHECKING:
     from hypergen.cli import Evaluate, Generate
@@ -25,10 +28,12 @@ def generate(command: Generate) -> None:
     """Continue the prompts; print texts, or write what --output names."""
     target = Path(command.output) if command.output else None
     _check_target(target)
-    if command.prompt and command.prompts:
-        raise InputError("--prompt and --prompts: give one of them")
-    loaded = api.load(command.run, modality=command.modality, device=command.device, **command.settings.given())
-    rows = prompt_rows(loaded, command)
+    name, settings = stored_settings(command.run, command.modality, command.settings.given())
+    items = _items(command, name, settings)
+    if command.decoding.block_citations:
+        stored_tokens(Path(command.run), TRAINING_TOKENS)
+    loaded = api.load(command.run, modality=name, device=command.device, **command.settings.given())
+    rows = loaded.prompt_rows(items)[: command.count]
     completions = loaded.complete(rows, command.max_new_tokens, **asdict(command.decoding))
     items = loaded.modality.assemble(rows, completions)
     end = loaded.modality.end_token if command.decoding.stop_at_end else None
@@ -41,22 +46,26 @@ def generate(command: Generate) -> None:
             print(json.dumps(record))
     if target is not None:
         _write(target, loaded, rows, completions, items, records)
+        print(f"look at {printable(str(target))}") if not command.json else None
     elif not command.json:
         _show(items)
 
 
-def prompt_rows(loaded: Run, command: Generate) -> list[Tensor]:
-    """Ids of the prompts that the flags name: typed ones, a source, or the run's held-out sequences."""
-    if command.prompt:
-        items: Any = list(command.prompt)
-    elif command.prompts:
-        items = registry.adapter(loaded.modality.name).read(command.prompts, loaded.modality.settings)
-        items = items[: command.count] if command.count else items
-    else:
-        return loaded.prompt_rows()[: command.count]
-    if command.count is not None and len(items) < command.count:
-        raise InputError(f"--count {command.count}: there are {len(items)} prompts")
-    return [loaded.modality.encode_prompt(item) for item in items]
+def _items(command: Generate, name: str, settings: Any) -> Any:
+    """The items that the flags name: typed ones, or a source; None for the run's held-out sequences.
+
+    Raises:
+        InputError: there are fewer of them than --count.
+    """
+    if command.prompt and command.prompts:
+        raise InputError("--prompt and --prompts: give one of them")
+    items: Any = list(command.prompt) or None
+    if command.prompts:
+        items = registry.adapter(name).read(command.prompts, settings)
+    available = len(stored_tokens(Path(command.run), HELD_OUT_TOKENS) if items is None else items)
+    if command.count is not None and available < command.count:
+        raise InputError(f"--count {command.count}: there are {available} prompts")
+    return items if items is None else items[: command.count]
 
 
 def evaluate(command: Evaluate) -> None:
@@ -68,9 +77,9 @@ def evaluate(command: Evaluate) -> None:
     if command.json:
         print(json.dumps(compared.records))
     else:
-        report.terminal(compared.records)
+        report.terminal(compared.records, report.brief(compared.records))
     if folder is not None:
-        run.publish(folder, lambda temporary: write_comparison(temporary, compared))
+        publish(folder, lambda temporary: write_comparison(temporary, compared))
         print(f"look at {folder}") if not command.json else None
 
 
@@ -89,10 +98,13 @@ def write_comparison(folder: Path, compared: Any) -> None:
 def _check_target(target: Path | None) -> None:
     if target is None:
         return
-    if target.suffix and not target.parent.is_dir():
-        raise InputError(f"--output {target}: folder {target.parent} does not exist")
-    if target.suffix and target.exists():
-        raise InputError(f"--output {target}: exists already")
+    with disk_errors(target):
+        if target.suffix and not target.parent.is_dir():
+            raise InputError(f"--output {target}: folder {target.parent} does not exist")
+        if target.suffix and target.exists():
+            raise InputError(f"--output {target}: exists already")
+    if target.suffix not in ("", ".jsonl", ".png", ".html"):
+        raise InputError(f"--output {target}: must be a folder or end in .jsonl, .png or .html")
     if not target.suffix:
         run.check_output(target, resume=False)
 
@@ -100,12 +112,12 @@ def _check_target(target: Path | None) -> None:
 def _write(target: Path, loaded: Run, rows: list[Tensor], completions: Tensor, items: list[Any], records: list) -> None:
     """A folder gets one file an item, .jsonl the records, anything else the comparison figure."""
     if not target.suffix:
-        run.publish(target, lambda temporary: loaded.modality.write(items, temporary) and None)
+        publish(target, lambda temporary: loaded.modality.write(items, temporary))
     elif target.suffix == ".jsonl":
-        target.write_text("".join(json.dumps(record) + "\n" for record in records))
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        write_file(target, lambda temporary: temporary.write_text(lines))
     else:
         _write_figure(target, loaded, rows, completions)
-    print(f"look at {target}")
 
 
 def _write_figure(target: Path, loaded: Run, rows: list[Tensor], completions: Tensor) -> None:
@@ -114,11 +126,14 @@ def _write_figure(target: Path, loaded: Run, rows: list[Tensor], completions: Te
     if len({len(row) for row in rows}) > 1:
         raise InputError(f"--output {target}: the prompts differ in length; use a folder or a .jsonl file")
     figure = loaded.modality.compare(torch.stack(rows), {"completion": completions})
+    suffix = ".html" if isinstance(figure, str) else ".png"
+    if target.suffix != suffix:
+        raise InputError(f"--output {target}: the figure of this modality ends in {suffix}")
     if isinstance(figure, str):
         page = report.page(f"hypergen: {loaded.folder.name}", [], {}, {}, figure)
-        target.write_text(page, encoding="utf-8")
+        write_file(target, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     else:
-        figure.save(target)
+        write_file(target, figure.save)
 
 
 def _text(item: Any) -> dict[str, str]:

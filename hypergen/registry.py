@@ -1,7 +1,7 @@
 """Which module serves which modality: the only core file that names one.
 
-A package listed here has `config.Settings` (its frozen dataclass of options, importable without torch) and in `modality`
-the functions `read(source, settings) -> items` (checks a source before any model is loaded),
+A package listed here has `config.Settings` (its frozen dataclass of options, importable without torch) and, in its
+module `modality`, the functions `read(source, settings) -> items` (checks a source before any model is loaded),
 `build(items, settings, pretrain_config)` and `load(folder or hub id, settings)`, and the constant `DEFAULT_PROMPTS`:
 the built-in source of held-out items for a base hyperfitted on its own samples, or None to draw those as well.
 """
@@ -12,6 +12,7 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from hypergen.errors import InputError
 
@@ -34,16 +35,33 @@ def settings_class(name: str) -> type:
 
 def identify(folder: Path) -> str | None:
     """The modality of a model folder: what `hypergen.json` says, else by the architecture; None where neither tells."""
-    record = folder / "hypergen.json"
-    if record.is_file():
-        return json.loads(record.read_text()).get("modality")
-    config = folder / "config.json"
-    if config.is_file():
-        return "image" if json.loads(config.read_text()).get("model_type") == "imagegpt" else "text"
-    return None
+    record = read_json(folder / "hypergen.json")
+    if record is not None:
+        return record.get("modality")
+    config = read_json(folder / "config.json")
+    if config is None:
+        return None
+    return "image" if config.get("model_type") == "imagegpt" else "text"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content
 
 
 def _package(name: str) -> str:
-    if name not in MODALITIES:
+    if name not in list(MODALITIES):  # a record may hold anything
         raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}")
     return MODALITIES[name]

@@ -29,6 +29,9 @@ from hypergen.report_table import (
     mean_text,
     printable,
 )
+from hypergen.report_table import (
+    brief as brief,
+)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SHOWN_WIDTH = 760  # pixels up to which a small picture is enlarged by a whole factor

@@ -54,6 +54,14 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+DETAILS = frozenset({"rep_2", "rep_3", "top3_probability", "top5_probability"})  # on the page, not on a terminal
+
+
+def brief(records: Records) -> list[str]:
+    """The columns that a terminal shows: all but the details."""
+    return [name for name in columns_of(records) if name not in DETAILS]
+
+
 def printable(text: str) -> str:
     """One line of text: white space made plain, control characters and direction controls dropped."""
     return "".join(character for character in " ".join(text.split()) if _is_printable(character))

@@ -6,7 +6,6 @@ Does not know: training, decoding, what an item is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import resources
@@ -73,22 +72,26 @@ def modality_of(asked: str | None, model: str | None) -> str:
     folder = Path(model) if model else None
     found = registry.identify(folder) if folder and folder.is_dir() else None
     if asked is None and found is None:
-        where = f"--model {model}: does not tell its modality; " if model else ""
+        reason = "does not tell its modality" if folder and folder.is_dir() else "no such folder"
+        where = f"{model}: {reason}; " if model else ""
         raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
     if asked is not None and found is not None and asked != found:
-        raise InputError(f"--modality {asked}: --model {model} is of modality '{found}'")
+        raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     return asked or found or ""
+
+
+def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
+    """Modality and settings of a run, base or hub model: what its record says, with what the user gave on top."""
+    name = modality_of(asked, source)
+    stored = read_record(source).get("settings", {})
+    if not isinstance(stored, dict):
+        raise InputError(f"{Path(source) / 'hypergen.json'}: 'settings' must hold an object")
+    return name, make_settings(name, stored | given, PAPER_RECIPE)
 
 
 def read_record(source: str) -> dict[str, Any]:
     """`hypergen.json` of a run or base; empty for any other model."""
-    path = Path(source) / "hypergen.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
+    return registry.read_json(Path(source) / "hypergen.json") or {}
 
 
 def fit_recipe(record: dict[str, Any], data: str) -> dict[str, Any]:
@@ -101,21 +104,26 @@ def read_items(adapter: ModuleType, settings: Any, config: FitConfig) -> tuple[A
     """Training and held-out items; None where they are drawn from the base."""
     items = None if config.data == OWN else adapter.read(config.data, settings)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
-    if prompts == OWN or (prompts is None and items is None):
-        return items, None
     if prompts is not None:
-        return items, adapter.read(prompts, settings)
-    return split_items(items, config.held_out_samples, config.seed, config.data)
+        return items, None if prompts == OWN else adapter.read(prompts, settings)
+    if items is None:
+        return None, None
+    return split_items(items, config.held_out_samples, config.seed, config.data, "--prompts")
 
 
-def split_items(items: Sequence[Any], held_out: int, seed: int, source: str) -> tuple[Sequence[Any], Sequence[Any]]:
+def split_items(
+    items: Sequence[Any], held_out: int, seed: int, source: str, instead: str
+) -> tuple[Sequence[Any], Sequence[Any]]:
     """Items -> (training, held out), drawn with `seed`; no item is in both.
+
+    Args:
+        instead: the option that names held-out items.
 
     Raises:
         InputError: fewer than two items.
     """
     if len(items) < 2:
-        raise InputError(f"--data {source}: has one item, so none can be held out; give --prompts")
+        raise InputError(f"--data {source}: has one item, so none can be held out; give {instead}")
     order = torch.randperm(len(items), generator=generator(seed, "split")).tolist()
     held_out = min(held_out, max(1, len(items) // HELD_OUT_SHARE))
     return _Chosen(items, order[held_out:]), _Chosen(items, order[:held_out])

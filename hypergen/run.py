@@ -1,17 +1,14 @@
-"""The run folder: who may write it, checkpoints, metrics, and publication that a reader sees whole or not at all.
+"""The run folder: who may write it, its metrics and checkpoints, and how it is finished.
 
-Everything is written into a temporary folder, flushed to disk, listed with SHA-256 in `manifest.json` (written last),
-and renamed into place. A checkpoint counts only when its manifest holds; otherwise the one before it is taken.
-Weights and states are safetensors, everything else JSON.
-Does not know: models, modalities, what a metric means.
+A checkpoint counts only when its manifest holds; otherwise the one before it is taken. A folder with a manifest of its
+own is a finished run. Weights and states are safetensors, everything else JSON.
+Does not know: models, modalities, what a metric means, how a folder is published (`disk`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -20,16 +17,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hypergen.errors import CheckpointError, DiskError, InputError, LockedError
+from hypergen.disk import MANIFEST, check_manifest, disk_errors, publish, remove, sync, write_file, write_whole
+from hypergen.errors import CheckpointError, InputError, LockedError
 from hypergen.hyperfit import State
+from hypergen.report_table import printable
 
-MANIFEST, METRICS, LOCK, RECORD = "manifest.json", "metrics.jsonl", ".lock", "hypergen.json"
+METRICS, LOCK, RECORD = "metrics.jsonl", ".lock", "hypergen.json"
 CHECKPOINTS_KEPT = 2
-FORMAT = 1
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -37,15 +36,20 @@ def check_output(folder: Path, resume: bool) -> None:
 
     Raises:
         InputError: it is a file, or it has content and `resume` is off.
+        LockedError: another process writes into it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder}: is a file; a new or empty folder is needed")
-    content = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    with disk_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--output {folder}: is a file; a new or empty folder is needed")
+        if (folder / LOCK).is_file():
+            with open(folder / LOCK) as handle:
+                _own(folder, handle)
+        content = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
     if content and not resume:
         raise InputError(f"--output {folder}: is not empty; name a new folder, or continue it with --resume")
-    if content and (folder / MANIFEST).is_file():
+    if MANIFEST in content:
         raise InputError(f"--output {folder}: holds a finished run; name a new folder")
-    if content and not {METRICS, "checkpoints"} & set(content):
+    if content and not {METRICS, "checkpoints"} & content:
         raise InputError(f"--resume: --output {folder} is not a run of hypergen")
 
 
@@ -61,37 +65,52 @@ def free_output(modality: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Own the folder while the process lives; the kernel lets go of it however the process ends.
 
+    Folders made for this go again at the end when nothing has been written into them.
+
     Raises:
         LockedError: another process owns it.
+        InputError: another process has finished a run in it.
     """
     with disk_errors(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / LOCK, "a+")  # noqa: SIM115 (held until the run ends)
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            raise LockedError(f"{folder}: in use by {handle.read().strip() or 'another process'}") from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
-        yield
-        (folder / LOCK).unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what a disk refuses into one line; a wrong place is bad input, a full disk is not."""
     try:
-        yield
-    except OSError as error:
-        where = error.filename or folder
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG):
-            raise DiskError(f"{where}: {os.strerror(error.errno)}; what was there before is untouched") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
-            raise InputError(f"{where}: {os.strerror(error.errno)}") from error
-        raise
+        with handle:
+            with disk_errors(folder):
+                _own(folder, handle)
+                handle.truncate(0)
+                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                handle.flush()
+            try:
+                _sweep(folder)
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for path in made:
+                path.rmdir()
+
+
+def _own(folder: Path, handle: IO[str]) -> None:
+    """Take the lock of an open lock file."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.seek(0)
+        raise LockedError(f"{folder}: in use by {handle.read().strip() or 'another process'}") from error
+    if os.fstat(handle.fileno()).st_nlink == 0:
+        raise LockedError(f"{folder}: another run has ended here just now; start again")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written; refuse a folder that another one has just finished."""
+    if (folder / MANIFEST).is_file():
+        raise InputError(f"--output {folder}: holds a finished run; name a new folder")
+    for leftover in (*folder.glob(".tmp-*"), *folder.glob("checkpoints/.tmp-*")):
+        remove(leftover)
 
 
 def log(folder: Path, record: dict[str, Any]) -> None:
@@ -101,72 +120,54 @@ def log(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Every whole line of `metrics.jsonl`; a killed process may have left half of one."""
     path = folder / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
-def publish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `folder`, new or replaced, from what `write` puts into a temporary folder beside it."""
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    _write_whole(temporary, write)
-    with disk_errors(folder):
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-        _sync(folder.parent)
+def rewind_log(folder: Path, epochs: int) -> None:
+    """Keep the lines of the first `epochs` epochs: a training that goes on from there writes the others again."""
+    if (folder / METRICS).is_file():
+        kept = [json.dumps(row) + "\n" for row in read_log(folder) if row["epoch"] <= epochs]
+        write_file(folder / METRICS, lambda temporary: temporary.write_text("".join(kept)))
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:
     """Move what `write` makes into the run folder itself; the manifest goes last and covers the log."""
+
+    def write_with_log(temporary: Path) -> None:
+        write(temporary)
+        if (folder / METRICS).is_file():
+            shutil.copyfile(folder / METRICS, temporary / METRICS)
+
     temporary = folder / f".tmp-{os.getpid()}"
-    _write_whole(temporary, write)
+    write_whole(temporary, write_with_log)
     with disk_errors(folder):
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == MANIFEST):
-            os.replace(path, folder / path.name)
-        temporary.rmdir()
+        _move_content(temporary, folder)
+        sync(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        _sync(folder)
 
 
-def _write_whole(temporary: Path, write: Callable[[Path], None]) -> None:
-    """Fill a temporary folder, flush it, and write its manifest; on any failure nothing of it stays."""
+def _move_content(temporary: Path, folder: Path) -> None:
+    """All of it or, on any failure, nothing."""
+    moved: list[Path] = []
     try:
-        with disk_errors(temporary):
-            temporary.mkdir(parents=True)
-            write(temporary)
-            (temporary / MANIFEST).write_text(json.dumps(_manifest(temporary), indent=1))
-            for path in temporary.rglob("*"):
-                path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
-                _sync(path)
-            _sync(temporary)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == MANIFEST):
+            target = folder / path.name
+            if target.is_dir():  # from a process that was killed here
+                shutil.rmtree(target)
+            os.replace(path, target)
+            moved.append(target)
+        temporary.rmdir()
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for path in (temporary, *moved):
+            if path.name != METRICS:  # which was there before
+                remove(path)
         raise
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files}
-    return {"format": FORMAT, "files": names}
-
-
-def check_manifest(folder: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        CheckpointError: the manifest is missing or unreadable, or a file differs from it.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        listed = dict(manifest["files"])
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
-    for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or _digest(path) != entry["sha256"]:
-            raise CheckpointError(f"{path}: missing, or its content is not what the manifest says")
 
 
 def save_checkpoint(folder: Path, state: State, facts: dict[str, Any]) -> None:
@@ -178,8 +179,10 @@ def save_checkpoint(folder: Path, state: State, facts: dict[str, Any]) -> None:
         (temporary / "state.json").write_text(json.dumps(numbers, indent=1))
 
     publish(folder / "checkpoints" / f"step-{state.step}", write)
-    for old in _checkpoints(folder)[CHECKPOINTS_KEPT:]:
-        shutil.rmtree(old)
+    kept = [path for path in _checkpoints(folder) if _step(path) <= state.step][:CHECKPOINTS_KEPT]
+    for path in _checkpoints(folder):
+        if path not in kept:  # older, or later and damaged: this state came from an earlier one
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def newest_state(folder: Path, facts: dict[str, Any]) -> State | None:
@@ -192,17 +195,26 @@ def newest_state(folder: Path, facts: dict[str, Any]) -> State | None:
     checkpoints = _checkpoints(folder)
     for checkpoint in checkpoints:
         try:
-            check_manifest(checkpoint)
+            state, stored = _read_checkpoint(checkpoint)
         except CheckpointError as error:
-            print(f"hypergen: skipping a damaged checkpoint: {error}", file=sys.stderr)
+            print(f"hypergen: skipping a damaged checkpoint: {printable(str(error))}", file=sys.stderr)
             continue
-        numbers = json.loads((checkpoint / "state.json").read_text())
-        _check_facts(folder, numbers["facts"], facts)
-        tensors = load_file(checkpoint / "state.safetensors")
-        return State(step=numbers["step"], epoch_loss=numbers["epoch_loss"], tensors=tensors)
+        _check_facts(folder, stored, facts)
+        return state
     if checkpoints:
         raise CheckpointError(f"{folder}: none of its {len(checkpoints)} checkpoints is whole")
     return None
+
+
+def _read_checkpoint(checkpoint: Path) -> tuple[State, dict[str, Any]]:
+    check_manifest(checkpoint)
+    try:
+        numbers = json.loads((checkpoint / "state.json").read_text())
+        tensors = load_file(checkpoint / "state.safetensors")
+        state = State(step=numbers["step"], epoch_loss=numbers["epoch_loss"], tensors=tensors)
+        return state, dict(numbers["facts"])
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{checkpoint}: is not a checkpoint of hypergen") from error
 
 
 def _check_facts(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -212,25 +224,10 @@ def _check_facts(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = [path for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: -int(path.name[5:]))
+    """Newest first."""
+    found = [path for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=_step, reverse=True)
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name[5:])

@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM as a number to poll: the loop finishes its step and saves. A second signal leaves at once.
+"""SIGINT and SIGTERM end a block at once, or are noted there for a loop that finishes its step and saves first.
+
+A second signal ends the process where it stands.
 
 Does not know what is being done. Outside the main thread it watches nothing.
 """
@@ -8,33 +10,57 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from hypergen.errors import Interrupted
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Leave(BaseException):
+    """Unwinds a block; not an `Exception`, so that no handler on the way takes it for a failure of its own."""
+
+
 class SignalWatch:
-    """`with SignalWatch() as signals: ... signals.number()`; the former handlers come back at the end."""
+    """`with SignalWatch() as signals: ...` raises Interrupted on a signal; the former handlers come back at the end."""
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._noting = False
         self._former: dict[int, Any] = {}
 
     def number(self) -> int | None:
         """The signal that arrived, or None."""
         return self._received
 
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Inside, a signal is only noted, for `number` to tell."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+        if self._received is not None:
+            raise _Leave
+
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._receive) for number in WATCHED}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
+        if isinstance(error, _Leave) and self._received is not None:
+            raise Interrupted(self._received, f"stopped by signal {self._received}") from None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
             os._exit(128 + number)
         self._received = number
+        if not self._noting:
+            raise _Leave

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hypergen.errors import InputError
+from hypergen.image.storage import follow_umask
 from hypergen.image.transformer import ImageTransformer, TransformerConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -49,6 +50,11 @@ def to_json(config: TransformerConfig) -> dict[str, Any]:
         **{name: getattr(config, name) for name in SWITCHES},
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     }
+
+
+def read_config(folder: Path) -> TransformerConfig:
+    """The shape that `config.json` in a folder tells, or InputError."""
+    return from_json(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
 def from_json(content: dict[str, Any], where: str) -> TransformerConfig:
@@ -89,6 +95,7 @@ def save_transformer(model: ImageTransformer, folder: Path, dtype: torch.dtype =
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    follow_umask(folder)
 
 
 def load_transformer(folder: Path) -> ImageTransformer:
@@ -97,8 +104,7 @@ def load_transformer(folder: Path) -> ImageTransformer:
     Raises:
         InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
     """
-    config = from_json(read_json(folder / CONFIG), str(folder / CONFIG))
-    path = folder / WEIGHTS
+    config, path = read_config(folder), folder / WEIGHTS
     if not path.is_file():
         raise InputError(f"{folder}: no {WEIGHTS}; weights are read from one safetensors file only")
     try:
@@ -117,7 +123,9 @@ def load_transformer(folder: Path) -> ImageTransformer:
 def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: Path) -> None:
     missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unexpected:
-        raise InputError(f"{path}: missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}")
+        found = {"missing": missing, "unexpected": unexpected}
+        first = "; ".join(f"{len(names)} {what}, the first is {names[0]}" for what, names in found.items() if names)
+        raise InputError(f"{path}: weights differ from ImageGPT's: {first}")
     for name, weight in weights.items():
         if weight.shape != expected[name].shape:
             raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")

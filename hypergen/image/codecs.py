@@ -17,8 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.image import colors, vq
+from hypergen.image.config import Settings
+from hypergen.image.pixels import to_pixels
+from hypergen.image.storage import locate
+from hypergen.image.vq_training import PATCH, train_vq
+
+IMAGE_SIZE, NUM_CODES = 32, 512  # of a new codec
+BYTES_TO_FIT = 2**29  # pixels that a new codec is fitted to, at most
 
 
 class Codec(Protocol):
@@ -28,6 +36,7 @@ class Codec(Protocol):
     image_size: int  # side of a picture in pixels
     stride: int  # pixels a side that one code stands for
     grid: tuple[int, int]  # (h, w)
+    resampling: Image.Resampling  # how pictures are scaled
 
     def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
         """N pictures -> (N, h * w) int64 codes on the CPU, row by row from the top left."""
@@ -40,6 +49,49 @@ class Codec(Protocol):
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Into the folder of a base, so that `load_codec` finds it there."""
         ...
+
+
+def new_codec(pictures: Sequence[Image.Image], settings: Settings, config: PretrainConfig) -> Codec:
+    """The codec of `config.codec_from`, or one fitted to the pictures.
+
+    Raises:
+        InputError: sizes that do not fit, or pictures or folders that cannot be read.
+    """
+    if config.codec_from is not None:
+        return _given(config.codec_from, settings.image_size, config.vocabulary_size)
+    size, num_codes = settings.image_size or IMAGE_SIZE, config.vocabulary_size or NUM_CODES
+    if settings.codec == "colors":
+        pixels = _pixels(pictures, size, colors.ColorClusters.resampling, config.seed)
+        return colors.ColorClusters.fit(pixels, num_codes, size, config.seed)
+    vq.check_divisible(size, PATCH)
+    pixels = _pixels(pictures, size, vq.VQTokenizer.resampling, config.seed)
+    network = train_vq(pixels, num_codes, config.codec_steps, config.seed, _device(config.device))
+    return vq.VQTokenizer(network, size)
+
+
+def _given(name: str, image_size: int | None, vocabulary_size: int | None) -> Codec:
+    codec = load_codec(locate(name), image_size)
+    if vocabulary_size not in (None, codec.num_codes):
+        raise InputError(f"--vocabulary-size {vocabulary_size}: --codec-from {name} has {codec.num_codes} codes")
+    return codec
+
+
+def _pixels(pictures: Sequence[Image.Image], size: int, resampling: Image.Resampling, seed: int) -> Tensor:
+    """(N, 3, S, S) uint8 of all pictures, or of as many, drawn with `seed`, as BYTES_TO_FIT holds."""
+    most = max(1, BYTES_TO_FIT // (3 * size**2))
+    rows = torch.arange(len(pictures))
+    if len(rows) > most:
+        rows = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
+    pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+    for place, row in enumerate(rows.tolist()):
+        pixels[place] = to_pixels([pictures[row]], size, resampling)[0]
+    return pixels
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def load_codec(folder: Path, image_size: int | None = None) -> Codec:

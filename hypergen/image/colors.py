@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hypergen.errors import InputError
 from hypergen.image.checkpoint import read_json
-from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
+from hypergen.image.pixels import BILINEAR, chunks, from_unit, to_pictures, to_pixels, to_unit
 from hypergen.image.vq_training import CodeBook, nearest
 
 FILE = "preprocessor_config.json"
@@ -34,6 +34,7 @@ class ColorClusters:
     """Pictures <-> palette indices; see `codecs.Codec`."""
 
     stride = 1
+    resampling = BILINEAR
 
     def __init__(self, clusters: Tensor, image_size: int):
         self.clusters = clusters.float()  # (K, 3) in [-1, 1]

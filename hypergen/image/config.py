@@ -27,5 +27,8 @@ class Settings:
     def __post_init__(self) -> None:
         require_choice(self, "codec", CodecName)
         require_at_least(self, "image_size", 1)
-        if not 0 <= self.prompt_fraction < 1:
-            raise InputError(f"--prompt-fraction {self.prompt_fraction}: must be 0 or more and below 1")
+        fraction = self.prompt_fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+            raise InputError(f"--prompt-fraction {fraction!r}: must be 0 or more and below 1")
+        if not isinstance(self.mirror, bool):
+            raise InputError(f"--mirror {self.mirror!r}: must be true or false")

@@ -29,7 +29,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALLOWED = "PNG, JPEG, WebP or BMP"
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 4 * MAX_PIXELS + 65_536  # the largest uncompressed BMP below the pixel cap
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error, zlib.error)
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Pictures(Sequence[Image.Image]):

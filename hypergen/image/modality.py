@@ -21,9 +21,9 @@ from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.image import files, grid, measures
 from hypergen.image.checkpoint import load_transformer, read_config, save_transformer
-from hypergen.image.codecs import Codec, load_codec, new_codec, save_codec
+from hypergen.image.codecs import Codec, load_codec, new_codec
 from hypergen.image.config import Settings
-from hypergen.image.pixels import chunks
+from hypergen.image.pixels import chunks, square
 from hypergen.image.storage import locate
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
 
@@ -110,14 +110,13 @@ class ImageModality:
         return self._encode(items, rows.tolist(), False)
 
     def _encode(self, items: Sequence[Image.Image], rows: Sequence[int], mirror: bool) -> Tensor:
-        self._follow_model()
         tokens = torch.full((len(rows) * (1 + mirror), self.sequence_length), self.start_token)
         for part in chunks(len(rows), CHUNK):
-            pictures = [self.codec.fit(items[row]) for row in rows[part]]
-            tokens[part, 1:] = self.codec.encode(pictures)
+            pictures = [square(items[row], self.codec.image_size, self.codec.resampling) for row in rows[part]]
+            tokens[part, 1:] = self.codec.encode(pictures, self.device)
             if mirror:
                 mirrored = [ImageOps.mirror(picture) for picture in pictures]
-                tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = self.codec.encode(mirrored)
+                tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = self.codec.encode(mirrored, self.device)
         return tokens
 
     def examples(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Tensor:
@@ -144,7 +143,7 @@ class ImageModality:
             raise InputError(f"prompt: {prompt.shape[1]} codes leave nothing to complete; at most {most} are allowed")
         return torch.cat([prompt.new_full((len(prompt), 1), self.start_token, dtype=torch.long), prompt.long()], 1)
 
-    def encode_prompt(self, item: Image.Image) -> Tensor:
+    def encode_prompt(self, item: Image.Image, number: int | None = None) -> Tensor:
         """A picture -> (P,), the start token and the codes of its upper rows."""
         return self.prompts(self._encode([item], range(1), False))[0]
 
@@ -169,8 +168,7 @@ class ImageModality:
             raise InputError(f"picture of {tokens.shape[1]} codes: must be {self.height} x {self.width}")
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codec.num_codes:
             raise InputError(f"picture: ids must be codes, 0 to {self.codec.num_codes - 1}")
-        self._follow_model()
-        return self.codec.decode(tokens)
+        return self.codec.decode(tokens, self.device)
 
     def write(self, items: Sequence[Image.Image], folder: Path) -> list[Path]:
         """One .png file a picture, named by number."""
@@ -220,7 +218,9 @@ class ImageModality:
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """The transformer as transformers reads an ImageGPT, and the codec beside it."""
         save_transformer(self.model, folder, dtype)
-        save_codec(self.codec, folder, dtype)
+        self.codec.save(folder, dtype)
 
-    def _follow_model(self) -> None:
-        self.codec.to(next(self.model.parameters()).device)
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and the codec computes."""
+        return next(self.model.parameters()).device

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-
 BILINEAR = Image.Resampling.BILINEAR  # what ImageGPT's own image processor uses
 
 
@@ -28,9 +27,7 @@ def square(picture: Image.Image, image_size: int, resampling: Image.Resampling =
     return picture.convert("RGB")
 
 
-def to_pixels(
-    pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR
-) -> Tensor:
+def to_pixels(pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR) -> Tensor:
     """N pictures of any size -> (N, 3, S, S) uint8."""
     pixels = torch.empty(len(pictures), 3, image_size, image_size, dtype=torch.uint8)
     for row in range(len(pictures)):

@@ -1,20 +1,15 @@
-"""Where image models lie on disk: folders or hub snapshots, JSON and safetensors, with errors of one line.
+"""Where image models lie: folders, or snapshots of the hub; and the modes of their files.
 
-Nothing is unpickled. Does not know: what a weight is for.
+Does not know: what is in a file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from hypergen.errors import InputError
 
@@ -38,41 +33,8 @@ def locate(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=SAFE_FILES))
     except Exception as error:  # whatever network and hub raise; the user can only read it
-        raise InputError(f"{name}: no such folder, and the hub does not give it ({one_line(error)})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or InputError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or InputError."""
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no {path.name}; weights are read from safetensors only")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
-
-
-def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, path, metadata={"format": "pt"})
-    follow_umask(path.parent)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{name}: no such folder, and the hub does not give it ({reason})") from None
 
 
 def follow_umask(folder: Path) -> None:
@@ -81,8 +43,3 @@ def follow_umask(folder: Path) -> None:
     os.umask(umask)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o666 & ~umask)
-
-
-def one_line(error: BaseException, longest: int = 200) -> str:
-    """What a library says, on one line and cut to a length that fits into a message."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__

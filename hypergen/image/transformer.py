@@ -4,7 +4,7 @@ Ids 0 .. K-1 are codes, id K is the start token, which is only ever first: it ha
 no logit (the head has K rows), so decoding cannot emit it. A picture of h * w codes is h * w + 1 tokens
 (`context_length`); to predict all of them the model reads the first h * w (`num_positions`), never the last.
 Parameters have the names, shapes and layout of `transformers.ImageGPTForCausalImageModeling`, so its checkpoints load
-here and ours load there (`checkpoint`). ImageGPT's layer norm neither centres nor shifts: it is what is now called RMS norm.
+here and ours load there (`checkpoint`). Its layer norm neither centres nor shifts: it is what is now called RMS norm.
 Does not know: what a code looks like, files of pictures, training.
 
 Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks, C positions held by a cache.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ class Body(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(config.num_codes + 1, config.width)
         self.wpe = nn.Embedding(config.num_positions, config.width)
-        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.h: Any = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.ln_f = Norm(config.width, config.norm_epsilon)
 
 
@@ -230,7 +231,8 @@ class ImageTransformer(nn.Module):
 
 def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:
     """Fresh weights as in GPT-2: normal, the projections into the residual stream smaller by sqrt(2 L)."""
-    model = ImageTransformer(config)
+    with torch.random.fork_rng(devices=[]):
+        model = ImageTransformer(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:

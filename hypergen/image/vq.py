@@ -12,9 +12,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from diffusers import VQModel
@@ -25,19 +26,21 @@ from torch.nn import functional as F
 from hypergen.errors import InputError
 from hypergen.image.checkpoint import read_json
 from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
+from hypergen.image.storage import follow_umask
 from hypergen.image.vq_training import nearest
-from hypergen.progress import track
 
 SUBFOLDER = "codec"
-BATCH_SIZE = 64
-TRACKED = 2000  # pictures from which encoding shows its progress
+BATCH_SIZE = 256  # pictures
+BATCH_PIXELS = 2**18  # so fewer of large ones
 
 
 @final
 class VQTokenizer:
     """Pictures <-> codes of a VQModel; see `codecs.Codec`."""
 
-    def __init__(self, model: VQModel, image_size: int, where: str = "VQ codec"):
+    resampling = Image.Resampling.BICUBIC
+
+    def __init__(self, model: Any, image_size: int, where: str = "VQ codec"):
         self.patch = math.isqrt(model.config.in_channels // 3)
         if 3 * self.patch**2 != model.config.in_channels or model.config.out_channels != model.config.in_channels:
             channels = f"{model.config.in_channels} in and {model.config.out_channels} out"
@@ -49,16 +52,15 @@ class VQTokenizer:
         self.image_size = image_size
         self.num_codes: int = model.config.num_vq_embeddings
         self.grid = (image_size // self.stride, image_size // self.stride)
+        self.batch_size = max(1, min(BATCH_SIZE, BATCH_PIXELS // image_size**2))
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
         """N pictures -> (N, h * w) codes."""
         self.model.to(device)
         codes = torch.empty(len(pictures), math.prod(self.grid), dtype=torch.long)
-        with track("encode pictures", len(pictures), visible=len(pictures) >= TRACKED) as advance:
-            for rows in chunks(len(pictures), BATCH_SIZE):
-                codes[rows] = self._codes(to_pixels(pictures[rows], self.image_size).to(device)).cpu()
-                advance(rows.stop - rows.start)
+        for rows in chunks(len(pictures), self.batch_size):
+            codes[rows] = self._codes(to_pixels(pictures[rows], self.image_size, self.resampling).to(device)).cpu()
         return codes
 
     @torch.no_grad()
@@ -66,10 +68,11 @@ class VQTokenizer:
         """(N, h * w) codes -> N pictures."""
         self.model.to(device)
         pictures: list[Image.Image] = []
-        for rows in chunks(len(codes), BATCH_SIZE):
+        for rows in chunks(len(codes), self.batch_size):
             vectors = self.model.quantize.embedding(codes[rows].to(device))  # (B, h * w, D)
             maps = vectors.transpose(1, 2).unflatten(2, self.grid)
-            values = self.model.decode(maps, force_not_quantize=True).sample
+            guide = maps if self.model.config.norm_type == "spatial" else None
+            values = self.model.decoder(self.model.post_quant_conv(maps), guide)
             pictures += to_pictures(from_unit(F.pixel_shuffle(values, self.patch)))
         return pictures
 
@@ -81,7 +84,9 @@ class VQTokenizer:
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """`codec/` with `config.json` and `diffusion_pytorch_model.safetensors`, readable by diffusers."""
-        copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder / SUBFOLDER, safe_serialization=True)
+        with _quiet():
+            copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder / SUBFOLDER, safe_serialization=True)
+        follow_umask(folder / SUBFOLDER)
 
     @classmethod
     def load(cls, folder: Path, image_size: int | None = None) -> VQTokenizer:
@@ -101,12 +106,9 @@ class VQTokenizer:
         return cls(model, image_size or config.get("sample_size", 32) * patch, str(folder))
 
 
-def load_vq(folder: Path) -> VQModel:
+def load_vq(folder: Path) -> Any:
     """Strictly: diffusers only logs missing and unexpected weights, here they are errors."""
-    logger = logging.getLogger("diffusers.models.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with _quiet(), torch.random.fork_rng(devices=[]):
         model, report = VQModel.from_pretrained(
             str(folder),
             use_safetensors=True,
@@ -115,12 +117,22 @@ def load_vq(folder: Path) -> VQModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    finally:
-        logger.setLevel(level)
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if wrong:
         raise ValueError("; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items()))
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No remarks of diffusers inside; what it loads is checked here."""
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_vq_folder(folder: Path) -> bool:

@@ -48,7 +48,7 @@ class ToyModality:
     def examples(self, items: Sequence[Numbers], count: int, seed: int = 0) -> Tensor:
         return self.encode(items, min(count, len(items)), seed)
 
-    def encode_prompt(self, item: Numbers) -> Tensor:
+    def encode_prompt(self, item: Numbers, number: int | None = None) -> Tensor:
         return self.begin(torch.tensor([item], dtype=torch.long))[0]
 
     def begin(self, prompt: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""Writing that a reader sees whole or not at all, and what a disk refuses in one line.
+
+Everything is written into a temporary folder or file, flushed to disk, listed with SHA-256 in `manifest.json` (folders;
+written last), and renamed into place. File modes follow the umask.
+Does not know: what is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hypergen.errors import CheckpointError, DiskError, InputError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+WRONG_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ENOENT, errno.EINVAL),
+)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a disk refuses into one line; a wrong place is bad input, a full disk is not."""
+    try:
+        yield
+    except Exception as error:
+        number = _disk_number(error)
+        where = getattr(error, "filename", None) or folder
+        if number in FULL:
+            raise DiskError(f"{where}: {os.strerror(number)}; what was there before is untouched") from error
+        if number in WRONG_PLACE:
+            raise InputError(f"{where}: {os.strerror(number)}") from error
+        raise
+
+
+def _disk_number(error: Exception) -> int:
+    """The `errno` of a failure; safetensors and tokenizers tell theirs only in words."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    words = re.search(r"\(os error (\d+)\)", str(error))
+    return int(words[1]) if words else 0
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Make or replace one file through a temporary one beside it, which has the same suffix."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with disk_errors(path):
+            write(temporary)
+            sync(temporary)
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(folder: Path, write: Callable[[Path], object]) -> None:
+    """Make `folder`, new or replaced, from what `write` puts into a temporary folder beside it."""
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    write_whole(temporary, write)
+    try:
+        with disk_errors(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+    finally:
+        remove(temporary)  # is there only after a failure
+
+
+def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
+    """Fill a temporary folder, flush it, and write its manifest; on any failure nothing of it stays."""
+    try:
+        with disk_errors(temporary):
+            temporary.mkdir(parents=True)
+            write(temporary)
+            (temporary / MANIFEST).write_text(json.dumps(_manifest(temporary), indent=1))
+            for path in temporary.rglob("*"):
+                path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
+                sync(path)
+            sync(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files}
+    return {"format": FORMAT, "files": names}
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        CheckpointError: the manifest is missing or unreadable, or a file differs from it.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
+    for name, (size, digest) in listed.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or _digest(path) != digest:
+            raise CheckpointError(f"{path}: missing, or its content is not what the manifest says")
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk; some file systems cannot do so with a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,47 @@
+"""What the tests of the verbs share: the toy modality registered, and small bases in folders."""
+
+import json
+
+import pytest
+
+from hypergen import registry
+from tests.toy.modality import toy
+
+QUICK = {"num_samples": 24, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "target_loss": 0.0}
+QUICK_TOY = {**QUICK, "data": "numbers", "held_out_samples": 8, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def registered():
+    """The third modality, by one line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.MODALITIES, "toy", "tests.toy")
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory, registered):
+    """An untrained toy in a folder that tells its modality."""
+    folder = tmp_path_factory.mktemp("bases") / "toy"
+    toy().save(folder)
+    (folder / "hypergen.json").write_text(json.dumps({"modality": "toy"}))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def text_base(tmp_path_factory):
+    """A random Llama of 4 blocks and its tokenizer in the layout of `save_pretrained`."""
+    from tests.text import tiny
+
+    folder = tmp_path_factory.mktemp("bases") / "text"
+    tiny.modality().save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory):
+    """48 short texts that differ, one a row."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"text": f"The ferryman rowed {n} times across the river and {n * 7} times back again."} for n in range(48)]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "texts.jsonl")

@@ -1,0 +1,187 @@
+"""The verbs end to end on the toy: what they leave, what comes back, what repeats. Alone: pytest tests/test_api.py"""
+
+import json
+import stat
+
+import pytest
+import torch
+
+import hypergen
+from hypergen import api, disk, registry
+from hypergen.errors import InputError
+from hypergen.loaded import HELD_OUT_TOKENS
+from tests.conftest import QUICK_TOY
+
+FILES = {
+    *("model.safetensors", "toy.json"),  # the modality's own
+    *("hypergen.json", "metrics.jsonl", "manifest.json", "report.html"),
+    *("training_tokens.safetensors", "held_out_tokens.safetensors"),
+    *(f"samples/{number:04d}.json" for number in range(8)),
+}
+
+
+def fit(base, output, **options):
+    return hypergen.fit(model=base, output=str(output), **QUICK_TOY | options)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(tokens):
+    return {tuple(row) for row in tokens.tolist()}
+
+
+@pytest.fixture(scope="module")
+def fitted(toy_base, tmp_path_factory):
+    return fit(toy_base, tmp_path_factory.mktemp("runs") / "toy")
+
+
+def test_fit_leaves_these_files_and_no_others(fitted):
+    assert files(fitted.folder) == FILES
+    assert {path.name for path in fitted.folder.iterdir() if path.is_dir()} == {"samples"}
+    assert [path.name for path in fitted.folder.parent.iterdir()] == ["toy"]
+
+
+def test_the_manifest_covers_every_file(fitted):
+    disk.check_manifest(fitted.folder)
+    listed = json.loads((fitted.folder / "manifest.json").read_text())["files"]
+    assert set(listed) == FILES - {"manifest.json"}
+
+
+def test_the_record_says_how_the_run_came_about(fitted, toy_base):
+    record = json.loads((fitted.folder / "hypergen.json").read_text())
+    assert record == json.loads(json.dumps(fitted.record))
+    assert {name: record["config"][name] for name in QUICK_TOY} == QUICK_TOY
+    assert (record["modality"], record["base"], record["config"]["seed"]) == ("toy", toy_base, 0)
+    assert len(record["data_sha256"]) == 64 and record["sequences"] == [24, 16]
+    assert record["training"]["stopped_by"] == "epochs" and record["training"]["epochs"] == 3
+    assert {"hypergen", "torch", "python"} <= record["versions"].keys()
+
+
+def test_the_log_has_one_line_an_epoch_and_the_loss_falls(fitted):
+    log = [json.loads(line) for line in (fitted.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2, 3]
+    assert log[0]["loss"] > log[-1]["loss"] == fitted.record["training"]["loss"]
+
+
+def test_modes_follow_the_umask(fitted):
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in fitted.folder.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~disk._umask()}
+
+
+def test_overlap_stands_beside_diversity(fitted):
+    names = [record["name"] for record in fitted.records]
+    assert names == ["base greedy", "base top-p", "hyperfitted greedy", "original"]
+    assert all(
+        {"ttr", "overlap_mean", "overlap_over_10", "overlap_max"} <= one["values"].keys() for one in fitted.records
+    )
+    page = (fitted.folder / "report.html").read_text().lower()
+    assert page.index("ttr") and page.index("overlap")
+
+
+def test_it_stops_at_the_target_loss_and_says_so(toy_base, tmp_path):
+    training = fit(toy_base, tmp_path / "run", target_loss=100.0).record["training"]
+    assert (training["stopped_by"], training["epochs"]) == ("target_loss", 1)
+
+
+def test_same_seed_same_numbers_bit_for_bit(fitted, toy_base, tmp_path):
+    again = fit(toy_base, tmp_path / "again")
+    other = fit(toy_base, tmp_path / "other", seed=1)
+    weights = [(one.folder / "model.safetensors").read_bytes() for one in (fitted, again, other)]
+    assert weights[0] == weights[1] != weights[2]
+    assert again.records == fitted.records != other.records
+    assert again.tokens().equal(fitted.tokens()) and not other.tokens().equal(fitted.tokens())
+
+
+@pytest.mark.parametrize("data, prompts", [("numbers", None), ("numbers", "self"), ("self", None), ("self", "self")])
+def test_no_prompt_comes_from_a_training_sequence(data, prompts, toy_base, tmp_path):
+    run = fit(toy_base, tmp_path / "run", data=data, prompts=prompts, epochs=1, num_samples=150)
+    held_out = run.tokens(HELD_OUT_TOKENS)
+    assert len(held_out) > 0 and not rows_of(held_out) & rows_of(run.tokens())
+
+
+def test_prompts_that_are_all_trained_on_are_refused(toy_base, tmp_path):
+    (tmp_path / "one.jsonl").write_text("[1, 2, 3]\n")
+    with pytest.raises(InputError, match="held-out items: all 1 sequences are trained on"):
+        fit(toy_base, tmp_path / "run", data=f"{tmp_path}/one.jsonl", prompts=f"{tmp_path}/one.jsonl", num_samples=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.jsonl"]
+
+
+@pytest.mark.parametrize("last_layers", [0, 1, 3])
+def test_only_the_last_layers_change(last_layers, toy_base, tmp_path):
+    before = hypergen.load(toy_base, device="cpu").modality.model
+    after = fit(toy_base, tmp_path / "run", last_layers=last_layers).modality.model
+    changed = [
+        any(not one.equal(two) for one, two in zip(old.parameters(), new.parameters(), strict=True))
+        for old, new in zip(before.blocks, after.blocks, strict=True)
+    ]
+    assert changed == [last_layers in (0, 3)] * 2 + [True]
+
+
+def test_more_last_layers_than_blocks_are_refused_before_anything_is_computed(toy_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "_training", None)
+    with pytest.raises(InputError, match="--last-layers 4: the model has 3 blocks"):
+        fit(toy_base, tmp_path / "run", last_layers=4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_repeats_the_numbers_of_fit(fitted, toy_base, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert hypergen.evaluate(fitted.folder, device="cpu").records == fitted.records
+    assert hypergen.evaluate(fitted, baseline=toy_base, device="cpu").records == fitted.records
+    fewer = hypergen.evaluate(fitted, count=3, data="numbers", seed=5, max_new_tokens=4, device="cpu")
+    assert {tuple(column.shape) for column in fewer.columns.values()} == {(len(fewer.held_out), 4)}
+    assert 1 <= len(fewer.held_out) <= 3
+    assert not rows_of(fewer.held_out) & rows_of(fitted.tokens())
+
+
+@pytest.mark.parametrize("option", ["sequence_length", "counts"])
+def test_evaluate_names_an_unknown_option(option, fitted):
+    with pytest.raises(InputError, match="not an option of evaluate"):
+        hypergen.evaluate(fitted, **{option: 1})
+
+
+def test_evaluate_needs_a_run_and_a_base(toy_base, fitted, tmp_path):
+    with pytest.raises(InputError, match="only a hyperfitted run has it"):
+        hypergen.evaluate(toy_base)
+    for path in fitted.folder.glob("*tokens*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "hypergen.json").write_text('{"modality": "toy"}')
+    with pytest.raises(InputError, match="give --baseline"):
+        hypergen.evaluate(tmp_path)
+
+
+def test_pretrain_and_fit_from_it(registered, tmp_path):
+    sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "steps": 150, "batch_size": 16}
+    base = hypergen.pretrain(modality="toy", data="numbers", output=str(tmp_path / "base"), device="cpu", **sizes)
+    assert files(base.folder) == {"model.safetensors", "toy.json", "hypergen.json", "metrics.jsonl", "manifest.json"}
+    disk.check_manifest(base.folder)
+    assert base.record["held_out"]["loss"] < 2.5 < torch.tensor(18.0).log()
+    run = fit(str(base.folder), tmp_path / "run", epochs=20, target_loss=0.8)
+    assert run.record["training"]["stopped_by"] == "target_loss"
+    assert run.record["base"] == str(base.folder)
+
+
+def test_pretrain_takes_held_out_items_from_elsewhere(registered, tmp_path):
+    (tmp_path / "some.jsonl").write_text("[1, 2, 3]\n")
+    options = {"modality": "toy", "width": 8, "num_layers": 1, "num_heads": 1, "steps": 2, "device": "cpu"}
+    with pytest.raises(InputError, match="give --held-out"):
+        hypergen.pretrain(data=f"{tmp_path}/some.jsonl", output=f"{tmp_path}/base", **options)
+    held_out = f"{tmp_path}/some.jsonl"
+    base = hypergen.pretrain(data="numbers", held_out=held_out, output=f"{tmp_path}/base", **options)
+    assert base.record["sequences"][0] == 256
+
+
+def test_everything_cheap_is_refused_before_a_model_is_loaded(toy_base, tmp_path, monkeypatch):
+    def load(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(registry.adapter("toy"), "load", load)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    bad = [{"data": "nowhere.jsonl"}, {"prompts": "nowhere.jsonl"}, {"device": "mps"}, {"modulos": 3}, {"epochs": 0}]
+    for options in [*bad, {"output": str(tmp_path / "full")}]:
+        with pytest.raises(InputError):
+            hypergen.fit(model=toy_base, **QUICK_TOY | {"output": str(tmp_path / "run")} | options)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -1,0 +1,86 @@
+"""One table on one footing. Alone: pytest tests/test_comparison.py"""
+
+import pytest
+import torch
+
+from hypergen.comparison import Comparison, new_tokens, unseen
+from hypergen.config import DecodingConfig
+from hypergen.errors import InputError
+from hypergen.report import markdown
+from tests.toy.config import Settings
+from tests.toy.modality import numbers, toy
+
+GREEDY = DecodingConfig(stop_at_end=False)
+
+
+def comparison(num_new=12, seed=0):
+    modality = toy()
+    tokens = modality.encode(numbers(40, Settings()))
+    training, held_out = tokens[:30], tokens[30:]
+    return Comparison(modality, training, held_out, modality.prompts(held_out), num_new, seed)
+
+
+def mean(compare, name, measure):
+    return next(one for one in compare.records if one["name"] == name)["values"][measure]["mean"]
+
+
+def test_every_row_has_the_same_prompts_and_length():
+    compare = comparison()
+    compare.add("greedy", GREEDY)
+    compare.add("top-p", DecodingConfig(strategy="top-p", stop_at_end=False))
+    compare.add_original()
+    assert list(compare.columns) == ["greedy", "top-p", "original"]
+    assert {tuple(column.shape) for column in compare.columns.values()} == {(10, 12)}
+    assert compare.columns["original"].equal(compare.held_out[:, 4:])
+    assert compare.figure().count("<tr>") == 11
+
+
+def test_overlap_stands_beside_diversity_in_every_row():
+    compare = comparison()
+    compare.add("greedy", GREEDY, describe_model=True)
+    compare.add_original()
+    for record in compare.records:
+        assert {"ttr", "rep_2", "rep_3", "rep_4", "steady", "overlap_mean", "overlap_over_10"} <= record[
+            "values"
+        ].keys()
+    assert {"loss", "entropy", "top1_probability"} <= compare.records[0]["values"].keys()
+    assert "loss" not in compare.records[1]["values"]
+    assert "overlap" in markdown(compare.records).lower()
+
+
+def test_a_quotation_is_seen():
+    compare = comparison()
+    compare.held_out = torch.cat([compare.held_out[:, :4], compare.training[:10, 4:]], 1)
+    compare.add_original("quoted")
+    values = compare.records[0]["values"]
+    assert (values["overlap_mean"]["mean"], values["overlap_over_10"]["mean"]) == (12, 1)
+    assert values["overlap_max"] == {"mean": 12}
+
+
+def test_intervals_hold_the_mean_and_depend_on_the_seed_alone():
+    first, again, other = comparison(), comparison(), comparison(seed=1)
+    for one in (first, again, other):
+        one.add("top-p", DecodingConfig(strategy="top-p", stop_at_end=False))
+    assert first.records == again.records != other.records
+    ttr = first.records[0]["values"]["ttr"]
+    assert ttr["low"] <= ttr["mean"] <= ttr["high"] and mean(first, "top-p", "ttr") == mean(other, "top-p", "ttr")
+
+
+def test_no_original_where_the_examples_are_too_short():
+    compare = comparison(num_new=13)
+    compare.add("greedy", GREEDY)
+    compare.add_original()
+    assert [one["name"] for one in compare.records] == ["greedy"]
+
+
+@pytest.mark.parametrize("left, fixed, expected", [(200, True, 200), (200, False, 96), (12, False, 12)])
+def test_how_many_new_tokens(left, fixed, expected):
+    assert new_tokens(torch.zeros(2, left + 4), torch.zeros(2, 4), fixed) == expected
+
+
+def test_unseen_keeps_order_and_drops_what_is_trained_on():
+    training = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    held_out = torch.tensor([[7, 8, 9], [4, 5, 6], [1, 2, 4]])
+    assert unseen(held_out, training).tolist() == [[7, 8, 9], [1, 2, 4]]
+    with pytest.raises(InputError, match="all 2 sequences are trained on"):
+        unseen(training.flip(0), training)

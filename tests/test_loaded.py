@@ -1,0 +1,104 @@
+"""What a loaded run can do, and what a base cannot. Alone: pytest tests/test_loaded.py"""
+
+import shutil
+
+import pytest
+import torch
+
+import hypergen
+from hypergen.errors import InputError
+from hypergen.loaded import HELD_OUT_TOKENS
+from tests.conftest import QUICK_TOY
+
+
+@pytest.fixture(scope="module")
+def fitted(toy_base, tmp_path_factory):
+    run = hypergen.fit(model=toy_base, output=str(tmp_path_factory.mktemp("runs") / "toy"), **QUICK_TOY | {"epochs": 8})
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def run(fitted):
+    return hypergen.load(fitted, device="cpu")
+
+
+def test_the_modality_and_the_table_are_read_back(run):
+    assert run.modality.name == "toy"
+    assert [one["name"] for one in run.records][2] == "hyperfitted greedy"
+    assert hypergen.load(str(run.folder), device="cpu").record == run.record
+
+
+def test_settings_can_be_given_on_top_and_must_exist(fitted):
+    assert hypergen.load(fitted, device="cpu", prompt_length=7).modality.settings.prompt_length == 7
+    with pytest.raises(InputError, match="--image-size: not an option of modality 'toy'"):
+        hypergen.load(fitted, image_size=7)
+    with pytest.raises(InputError, match=r"--modality text: .* is of modality 'toy'"):
+        hypergen.load(fitted, modality="text")
+
+
+def test_items_are_continued_and_stop_at_the_end(run):
+    several = run.generate([[1, 2, 3], [4, 4]])
+    assert len(several) == 2 and all(isinstance(item, list) for item in several)
+    assert run.generate([[1, 2, 3]])[0] == several[0]
+    assert len(run.generate()) == len(run.tokens(HELD_OUT_TOKENS))
+
+
+def test_ids_are_continued(run):
+    prompts = torch.tensor([[1, 2, 3], [5, 7, 9]])
+    ids = run.generate_tokens(prompts, max_new_tokens=6, stop_at_end=False)
+    assert ids.shape == (2, 6)
+    started = torch.cat([torch.full((2, 1), 16), prompts], 1)
+    assert run.modality.model(started)[:, -1].argmax(-1).equal(ids[:, 0])
+    assert run.generate_tokens(prompts[:, :0], max_new_tokens=2).shape[0] == 2
+    assert run.complete(run.prompt_rows([[1, 2, 3], [5, 7, 9]]), 6, stop_at_end=False).equal(ids)
+
+
+def test_sampling_is_seeded(run):
+    prompts = torch.tensor([[1, 2, 3]])
+    draws = [run.generate_tokens(prompts, 8, strategy="temperature", seed=seed).tolist() for seed in (1, 1, 2, 3)]
+    assert draws[0] == draws[1] and len({str(draw) for draw in draws}) > 1
+
+
+def test_no_blocked_ngram_of_the_training_set_is_completed(run):
+    known = {
+        tuple(window) for row in run.tokens().tolist() for window in zip(*(row[i:] for i in range(3)), strict=False)
+    }
+
+    def quoted(**options):
+        prompts = run.modality.prompts(run.tokens()[:8])
+        whole = torch.cat([prompts, run.complete(list(prompts), 10, stop_at_end=False, **options)], 1).tolist()
+        return sum(tuple(row[i : i + 3]) in known for row in whole for i in range(len(prompts[0]) - 2, len(row) - 2))
+
+    assert quoted() > 0 == quoted(block_citations=3) == quoted(block_citations=3, strategy="top-p")
+
+
+def test_a_grid_has_prompt_completion_and_original(run):
+    page = run.grid(rows=3)
+    assert page.startswith("<table>") and page.count("<tr>") == 4
+    assert [title in page for title in ("prompt", "completion", "original")] == [True] * 3
+    assert run.grid(rows=3, prompt_length=8) != page != run.grid(rows=3, strategy="top-p", stop_at_end=True)
+
+
+def test_a_base_has_no_sequences(toy_base):
+    base = hypergen.load(toy_base, device="cpu")
+    assert base.records == [] and len(base.generate([[1]], max_new_tokens=3)[0]) <= 3
+    for attempt in (base.tokens, base.generate, base.grid, lambda: base.generate([[1]], block_citations=3)):
+        with pytest.raises(InputError, match="only a hyperfitted run has it"):
+            attempt()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 64])
+def test_broken_sequences_are_one_line(content, run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / HELD_OUT_TOKENS).write_bytes(content)
+    with pytest.raises(InputError, match=r"held_out_tokens.safetensors: cannot be read"):
+        hypergen.load(tmp_path / "run", device="cpu").tokens(HELD_OUT_TOKENS)
+
+
+def test_a_prompt_that_is_too_long_is_named_by_its_number(text_base):
+    run = hypergen.load(text_base, device="cpu", sequence_length=16, prompt_length=4)
+    with pytest.raises(InputError, match=r"^prompt 2: \d+ tokens; the context of 64"):
+        run.generate(["short", "long " * 99])
+    with pytest.raises(InputError, match=r"^prompt 1: .* exceed the context of 64"):
+        run.generate("short", max_new_tokens=64)
+    assert isinstance(run.generate("The ferryman", max_new_tokens=4)[0], str)
