@@ -164,9 +164,9 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     base = embedded_base(name) if base == name else base
     items = None if config.data is None else registry.adapter(name).read(config.data, settings)
 
-    tuned = trained if isinstance(trained, Run) else load(folder, device=config.device)
-    modality = tuned.modality
-    untrained = load(base, modality=name, device=config.device, **asdict(modality.settings)).modality
+    settings = trained.modality.settings if isinstance(trained, Run) else settings
+    untrained = load(base, modality=name, device=config.device, **asdict(settings)).modality
+    modality = (trained if isinstance(trained, Run) else load(folder, device=config.device)).modality
     if items is not None:
         held_out = _held_out(modality, items, config.count, config.seed, training)
     compare = _comparison(untrained, training, held_out[: config.count], config.max_new_tokens, config.seed)

@@ -16,6 +16,7 @@ from typing import Any
 from hypergen.config import flag
 from hypergen.errors import InputError
 
+BOX = "╭╮╰╯─│┃━┌┐└┘+-|"  # drawn in one of several alphabets
 NOT_A_NUMBER = re.compile(r"^Error parsing (--\S+): .*?(INT|int\(\)|float\b|FLOAT)[^']*'([^']*)'.*")
 
 
@@ -73,7 +74,7 @@ def check_flags(verb: str, arguments: list[str], known: set[str]) -> None:
 
 def one_line(box: str) -> str:
     """The sentence inside the box that the parser draws, without its heading and help text."""
-    words = "".join(" " if sign in "╭╮╰╯─│┃━" else sign for sign in box).split()
+    words = [word for word in box.split() if word.strip(BOX)]
     text = " ".join(words).split(" For full helptext")[0].split(" Argument helptext")[0]
     text = re.sub(r"^(Parsing error|Value error|Unrecognized options|Invalid choice|Missing \w+) (?=\w+ )", "", text)
     text = re.sub(r"^Required options Missing from (hypergen \w+):", r"\1 needs", text)

@@ -29,7 +29,7 @@ ConfigFile = Annotated[str | None, tyro.conf.arg(name="config")]
 
 def _given(settings: Any) -> dict[str, Any]:
     """Values of the modality flags that were typed, also those with the default's value, by field name."""
-    parts = [getattr(settings, name) for name in registry.MODALITIES]
+    parts = [getattr(settings, part.name) for part in fields(settings) if part.name != "typed"]
     return {
         one.name: getattr(part, one.name) for part in parts for one in fields(part) if flag(one.name) in settings.typed
     }

@@ -18,7 +18,7 @@ from hypergen.errors import InputError
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import trim
 from hypergen.report_table import printable
-from hypergen.resolve import stored_settings
+from hypergen.resolve import refuse_empty, stored_settings
 
 if TYPE_CHECKING:
     from hypergen.cli import Evaluate, Generate
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def generate(command: Generate) -> None:
     """Continue the prompts; print texts, or write what --output names."""
+    refuse_empty(command)
     target = Path(command.output) if command.output else None
     _check_target(target)
     name, settings = stored_settings(command.run, command.modality, command.settings.given())
@@ -70,6 +71,7 @@ def _items(command: Generate, name: str, settings: Any) -> Any:
 
 def evaluate(command: Evaluate) -> None:
     """Compare; print the table, and write records and figure into --output."""
+    refuse_empty(command)
     folder = Path(command.output) if command.output else None
     if folder is not None:
         run.check_output(folder, resume=False)

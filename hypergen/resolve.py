@@ -32,9 +32,18 @@ def split_options(config_class: type, config: Any, options: dict[str, Any]) -> t
     if config is not None and own:
         raise InputError(f"{', '.join(own)}: give a {config_class.__name__} or keywords, not both")
     try:
-        return config or config_class(**own), settings
+        config = config or config_class(**own)
     except TypeError as error:
         raise InputError(f"{config_class.__name__}: {str(error).split(') ')[-1]}") from error
+    refuse_empty(config)
+    return config, settings
+
+
+def refuse_empty(config: Any) -> None:
+    """An empty text is a shell variable that was never set, not a wish for the default."""
+    for field in fields(config):
+        if getattr(config, field.name) == "":
+            raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
 
 
 def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import MISSING, fields
 
 import pytest
@@ -34,7 +33,7 @@ PARTS = {
 NOT_FLAGS = {"run", "config", *PARTS["generate"], "settings", "evaluate"}
 OTHER = {
     **{"device": "cpu", "strategy": "min-p", "precision": "bf16", "codec": "colors", "modality": "image"},
-    **{"width": 64, "prompt": ("a b", "c"), "prompt_fraction": 0.5},
+    **{"width": 64, "num_heads": 8, "prompt": ("a b", "c"), "prompt_fraction": 0.5},
 }
 
 
@@ -70,7 +69,7 @@ def part_of(command, path):
     return command
 
 
-@pytest.mark.parametrize("verb, part, field", options())
+@pytest.mark.parametrize("verb, part, field", list(options()))
 def test_every_flag_reaches_its_field(verb, part, field):
     value = other_value(field)
     command = cli.parse([verb, *REQUIRED[verb], *as_arguments(field.name, value)])
@@ -83,7 +82,9 @@ def test_every_flag_reaches_its_field(verb, part, field):
 def test_help_shows_every_flag_and_nothing_else(verb, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.parse([verb, "--help"])
-    shown = {word.strip(",│") for word in capsys.readouterr().out.split() if word.startswith("--")}
+    shown = {
+        word.strip(",.│") for word in capsys.readouterr().out.split() if word.startswith("--") and word.strip("-|")
+    }
     names = {param.values[2].name for param in options() if param.values[0] == verb} | {"config", "help"}
     switches = {f"no-{name}" for name in ("resume", "mirror", "json", "stop-at-end")}
     assert leave.value.code in (0, None)
@@ -125,9 +126,7 @@ VALUES = {"epochs": 3, "learning_rate": 1e-4, "data": "a b.txt", "resume": True,
 
 @pytest.mark.parametrize("form", ["json", "toml", "kebab"])
 def test_a_file_gives_flags(form, tmp_path):
-    content = {"--kebab".strip("-"): 0} and VALUES
-    if form == "kebab":
-        content = {name.replace("_", "-"): value for name, value in VALUES.items()}
+    content = {name.replace("_", "-") if form == "kebab" else name: value for name, value in VALUES.items()}
     if form == "toml":
         content = 'epochs = 3\nlearning_rate = 1e-4\ndata = "a b.txt"\nresume = true\nprompt_length = 7\n'
     path = config_file(tmp_path, content, "options.toml" if form == "toml" else "options.json")
@@ -178,7 +177,7 @@ def test_no_file(arguments):
 
 def test_two_files_and_bad_toml_are_refused(tmp_path):
     one = config_file(tmp_path, {})
-    with pytest.raises(InputError, match="needs one .json or .toml file"):
+    with pytest.raises(InputError, match=r"needs one .json or .toml file"):
         cli.parse(["fit", "--config", one, "--config", one])
     with pytest.raises(InputError, match="is not TOML"):
         cli.parse(["fit", "--config", config_file(tmp_path, "epochs: 3", "a.toml")])
@@ -247,10 +246,3 @@ def test_a_reader_that_goes_away_is_no_traceback():
         process.stdout.close()
         complaint = process.stderr.read()
     assert complaint == b"" and process.returncode == 1
-
-
-def test_version_of_time_is_not_spent():
-    """Parsing alone, in this process, takes a moment."""
-    started = time.process_time()
-    cli.parse(["fit"])
-    assert time.process_time() - started < 1
