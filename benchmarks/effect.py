@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
         "last_layers": 2,
     },
 }
-PAIRS = 3
+PAIRS = 2
 RECORDED = ("config", "settings", "training", "comparison", "versions", "machine")
 
 

@@ -185,3 +185,10 @@ def test_everything_cheap_is_refused_before_a_model_is_loaded(toy_base, tmp_path
         with pytest.raises(InputError):
             hypergen.fit(model=toy_base, **QUICK_TOY | {"output": str(tmp_path / "run")} | options)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_without_an_output_the_next_free_folder_is_taken(toy_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "toy-1").mkdir(parents=True)
+    run = hypergen.fit(model=toy_base, **QUICK_TOY | {"epochs": 1})
+    assert str(run.folder) == "runs/toy-2" and files(tmp_path / "runs" / "toy-2") == FILES
