@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hypergen import registry
+from hypergen import cli, registry
 from tests.toy.modality import toy
 
 QUICK = {"num_samples": 24, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "target_loss": 0.0}
@@ -45,3 +45,31 @@ def text_data(tmp_path_factory):
     rows = [{"text": f"The ferryman rowed {n} times across the river and {n * 7} times back again."} for n in range(48)]
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return str(folder / "texts.jsonl")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub, and a working folder of its own."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs a command that must be refused; gives its one line."""
+
+    def run(*arguments):
+        before = tree(tmp_path)
+        assert cli.main(list(arguments)) == 2
+        shown = capsys.readouterr()
+        lines = [line for line in shown.err.splitlines() if line.startswith("hypergen: ")]
+        assert shown.out == "" and len(lines) == 1 and "Traceback" not in shown.err
+        assert tree(tmp_path) == before
+        return lines[0]
+
+    return run
+
+
+def tree(folder):
+    """Every path below a folder, with the content of files."""
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}

@@ -7,31 +7,9 @@ import shutil
 import pytest
 
 from hypergen import api, cli
-from tests.test_disk import tree
 
+pytestmark = pytest.mark.usefixtures("offline")
 GOOD = ["--device", "cpu", "--sequence-length", "16", "--prompt-length", "4", "--num-samples", "8", "--epochs", "1"]
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def refused(tmp_path, capsys):
-    """Runs a command that must be refused; gives its one line."""
-
-    def run(*arguments):
-        before = tree(tmp_path)
-        assert cli.main(list(arguments)) == 2
-        shown = capsys.readouterr()
-        lines = [line for line in shown.err.splitlines() if line.startswith("hypergen: ")]
-        assert shown.out == "" and len(lines) == 1 and "Traceback" not in shown.err
-        assert tree(tmp_path) == before
-        return lines[0]
-
-    return run
 
 
 @pytest.fixture
@@ -254,43 +232,3 @@ def test_everything_cheap_is_refused_before_a_model_is_loaded(fit, monkeypatch, 
     for arguments in ("--output file", "--device mps", "--prompts nowhere.txt", "--image-size 32", "--epochs 0"):
         fit(*arguments.split())
     fit(data="nowhere.txt")
-
-
-# Pictures
-
-
-@pytest.fixture
-def picture_fit(refused, tmp_path):
-    """A new base of the pictures in a folder, 16 of which are good."""
-    pytest.importorskip("hypergen.image.modality")
-    from PIL import Image
-
-    (tmp_path / "pictures").mkdir()
-    for number in range(16):
-        Image.new("RGB", (32, 32), (number * 15, 99, 7)).save(tmp_path / "pictures" / f"{number}.png")
-    common = ["pretrain", "--modality", "image", "--data", "pictures", "--output", "base", "--device", "cpu"]
-    return lambda *arguments: refused(*common, *arguments)
-
-
-def test_a_truncated_picture(picture_fit, tmp_path):
-    path = tmp_path / "pictures" / "3.png"
-    path.write_bytes(path.read_bytes()[:60])
-    assert "3.png" in picture_fit()
-
-
-def test_a_huge_picture(picture_fit, tmp_path):
-    from PIL import Image
-
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "pictures" / "huge.png")
-    assert "huge.png" in picture_fit()
-
-
-def test_a_size_that_the_codec_does_not_divide(picture_fit):
-    said = picture_fit("--image-size", "30")
-    assert "30" in said and "4" in said
-
-
-def test_no_pictures(picture_fit, tmp_path):
-    for path in (tmp_path / "pictures").iterdir():
-        path.unlink()
-    assert "pictures" in picture_fit()

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from hypergen import disk
 from hypergen.errors import CheckpointError, DiskError, InputError
+from tests.conftest import tree
 
 DISK_CALLS = ("fsync", "replace", "open")
 
@@ -22,10 +23,6 @@ def write_two(folder):
     (folder / "a.txt").write_text("a")
     (folder / "deep").mkdir()
     (folder / "deep" / "b.txt").write_text("b")
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import hypergen
 from hypergen import api, cli, record, run
-from tests.conftest import QUICK_TOY
-from tests.test_disk import flip, tree
+from tests.conftest import QUICK_TOY, tree
+from tests.test_disk import flip
 
 
 @pytest.fixture(scope="module")

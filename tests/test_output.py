@@ -6,8 +6,8 @@ import pytest
 
 import hypergen
 from hypergen import api, cli, disk
-from tests.conftest import QUICK_TOY
-from tests.test_disk import failing, tree
+from tests.conftest import QUICK_TOY, tree
+from tests.test_disk import failing
 
 
 @pytest.fixture(scope="module")

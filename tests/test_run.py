@@ -10,7 +10,8 @@ import torch
 from hypergen import disk, run
 from hypergen.errors import CheckpointError, DiskError, InputError, LockedError
 from hypergen.hyperfit import State
-from tests.test_disk import failing, flip, tree, uses, write_two
+from tests.conftest import tree
+from tests.test_disk import failing, flip, uses, write_two
 
 FACTS = {"--epochs": 3, "--last-layers": None, "--betas": (0.9, 0.95)}
 
