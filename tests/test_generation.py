@@ -14,7 +14,9 @@ from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Top
 from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig
 from hypergen.errors import InputError, Interrupted
-from hypergen.generation import STRATEGIES, Filters, apply_filters, filters, generate, penalize_repetition
+from hypergen.generation import generate
+from hypergen.sampling import Filters, apply_filters, penalize_repetition
+from hypergen.strategies import STRATEGIES, filters
 from tests.toy.model import ToyModel
 
 NUM_TOKENS, CONTEXT = 18, 40
