@@ -26,6 +26,7 @@ class TokenModel(Protocol):
     context_length: int  # the most tokens that one sequence may have
     blocks: Sequence[nn.Module]  # the transformer's blocks, in order
     tail: Sequence[nn.Module]  # what follows the last block: final norm and, when not tied to the input, the head
+    takes_padding: bool  # whether `start` takes prompts of different lengths, padded on the left
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, D), what `head` turns into logits."""
@@ -39,8 +40,12 @@ class TokenModel(Protocol):
         """(B, T) ids -> (B, T, V) logits: `head(hidden(tokens))`. Position t predicts token t + 1."""
         ...
 
-    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, State]:
-        """(B, P) ids, P >= 1, no padding -> logits (B, V) of the next token, and the state after the prompt."""
+    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, State]:
+        """(B, P) ids, P >= 1 -> logits (B, V) of the next token, and the state after the prompt.
+
+        Args:
+            pads: where `takes_padding`, how many ids at the beginning of each row are padding, (B,), each below P.
+        """
         ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
@@ -57,6 +62,18 @@ class TokenModel(Protocol):
 
     def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
         """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids."""
+        ...
+
+
+class Yardstick(Protocol):
+    """Costlier numbers that need decoded items or an optional library; one whose library is missing is left out."""
+
+    def measure(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Prompts (B, P), completions (B, S) -> name -> one value a completion (or original), or () for the set."""
+        ...
+
+    def notes(self, num_completions: int) -> dict[str, str]:
+        """Name -> how it is computed from so many completions (signature, features, sizes), or why it is not."""
         ...
 
 
@@ -122,8 +139,14 @@ class Modality(Protocol):
         picture, or an HTML fragment (escaped)."""
         ...
 
-    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
-        """Numbers that need the meaning of a token: prompts (B, P), completions (B, S) -> name -> mean value."""
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Cheap numbers that need the meaning of a token: prompts (B, P), completions (B, S) -> name -> (B,) values,
+        or () where a number belongs to all completions together."""
+        ...
+
+    def yardstick(self, training: Tensor, originals: Tensor) -> Yardstick:
+        """What compares completions with decoded items: training sequences (N, T) and held-out originals (M, T).
+        Made from the base; hyperfitting the model afterwards does not change it."""
         ...
 
     def with_settings(self, settings: Any) -> Modality:

@@ -35,6 +35,8 @@ def check_model(model: Any, tokens: Tensor) -> None:
         check_cache(model, tokens[:, :1], 3)
         check_state(model, tokens[:, : tokens.shape[1] // 2])
         check_select(model, tokens)
+        if model.takes_padding:
+            check_padding(model, tokens)
         check_boundary(model, tokens)
     model.train(was_training)
     check_trained_parts(model, tokens)
@@ -87,6 +89,18 @@ def check_select(model: Any, tokens: Tensor) -> None:
     torch.testing.assert_close(logits, model(tokens)[rows, -1], **TOLERANCE)
 
 
+def check_padding(model: Any, tokens: Tensor) -> None:
+    """Rows behind padding, whatever its id, get the logits that they get alone, also once rows were exchanged."""
+    pads = torch.arange(len(tokens), device=tokens.device) % (tokens.shape[1] - 2)
+    logits, state = model.start(tokens[:, :-1], 2, pads)
+    rows = torch.arange(len(tokens), device=tokens.device).flip(0)
+    following, _ = model.step(tokens[rows, -1], model.select(state, rows))
+    for row, pad in enumerate(pads.tolist()):
+        expected = model(tokens[row : row + 1, pad:])[0]
+        torch.testing.assert_close(logits[row], expected[-2], **TOLERANCE)
+        torch.testing.assert_close(following[len(tokens) - 1 - row], expected[-1], **TOLERANCE)
+
+
 def check_boundary(model: Any, tokens: Tensor) -> None:
     """Split before any of the blocks, the two halves give `hidden`."""
     hidden = model.hidden(tokens)
@@ -121,11 +135,20 @@ def check_codec(modality: Any, items: Sequence[Any]) -> None:
     assert len(modality.decode(tokens)) == len(tokens)
     prompts = modality.prompts(tokens)
     assert modality.compare(prompts, {"one": tokens[:, prompts.shape[1] :]}) is not None
-    measures = modality.measures(prompts, tokens[:, prompts.shape[1] :])
-    assert all(isinstance(name, str) and isinstance(value, float) for name, value in measures.items())
+    check_measures(modality, prompts, tokens[:, prompts.shape[1] :])
     begun = modality.begin(tokens[:, 1:3])
     assert begun.dtype == torch.long and len(begun) == len(tokens) and begun[:, -2:].equal(tokens[:, 1:3])
     assert modality.begin(tokens[:, :0]).shape[1] >= 1
+
+
+def check_measures(modality: Any, prompts: Tensor, completions: Tensor) -> None:
+    """One number a completion, or one of the whole set; a yardstick has a note for each of its own."""
+    measures = modality.measures(prompts, completions)
+    yardstick = modality.yardstick(torch.cat([prompts, completions], 1), torch.cat([prompts, completions], 1))
+    against = yardstick.measure(prompts, completions)
+    assert against.keys() <= yardstick.notes(len(completions)).keys()
+    assert not against.keys() & measures.keys()
+    assert all(value.shape in ((), (len(completions),)) for value in (measures | against).values())
 
 
 def check_tokens(modality: Any, tokens: Tensor) -> None:

@@ -7,7 +7,7 @@ Parameters have the names, shapes and layout of `transformers.ImageGPTForCausalI
 here and ours load there (`checkpoint`). Its layer norm neither centres nor shifts: it is what is now called RMS norm.
 Does not know: what a code looks like, files of pictures, training.
 
-Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks, C positions held by a cache.
+Shape letters: B batch, T tokens, D width, H heads, E = D / H, K codes, L blocks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.errors import InputError
+from hypergen.lean import LeanBlock, LeanModel, LeanState, Product, rms_norm, weights_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +39,6 @@ class TransformerConfig:
     initializer_range: float = 0.02
     scale_attn_weights: bool = True  # divide attention scores by sqrt(E)
     scale_attn_by_inverse_layer_idx: bool = False  # and by the block's number, from 1
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of a prefix: per block (B, H, C, E) each, of which the first `length` positions are filled.
-
-    A step fills position `length` in place and returns a cache one longer over the same memory, so an older cache may
-    be stepped again, but two branches of one cache must not be stepped in turn.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    length: int
 
 
 class Norm(nn.Module):
@@ -87,18 +75,17 @@ class Attention(nn.Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
 
-    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) -> queries, keys, values (B, H, T, E)."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D), each token from itself and earlier ones."""
         batch, length, _ = hidden.shape
-        return self.c_attn(hidden).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-
-    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool) -> Tensor:
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal, scale=self.scale)
+        heads = self.c_attn(hidden).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        queries, keys, values = heads.unbind()
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=self.scale)
         return self.c_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Perceptron(nn.Module):
-    """The MLP of a block, with quick GELU: x * sigmoid(1.702 x)."""
+    """The MLP of a block, with quick GELU."""
 
     def __init__(self, width: int, inner_width: int):
         super().__init__()
@@ -106,8 +93,12 @@ class Perceptron(nn.Module):
         self.c_proj = Projection(inner_width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        inner = self.c_fc(hidden)
-        return self.c_proj(inner * torch.sigmoid(1.702 * inner))
+        return self.c_proj(quick_gelu(self.c_fc(hidden)))
+
+
+def quick_gelu(inner: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x)."""
+    return inner * torch.sigmoid(1.702 * inner)
 
 
 class Block(nn.Module):
@@ -120,20 +111,7 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.read(hidden)[0]
-
-    def read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `forward`, with the block's keys and values (B, H, T, E)."""
-        queries, keys, values = self.attn.split(self.ln_1(hidden))
-        hidden = hidden + self.attn.mix(queries, keys, values, is_causal=True)
-        return hidden + self.mlp(self.ln_2(hidden)), keys, values
-
-    def step(self, hidden: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-        """(B, 1, D), the block's cache (B, H, C, E) with `length` filled positions -> (B, 1, D); fills one more."""
-        query, key, value = self.attn.split(self.ln_1(hidden))
-        keys[:, :, length : length + 1], values[:, :, length : length + 1] = key, value
-        seen = slice(0, length + 1)
-        hidden = hidden + self.attn.mix(query, keys[:, :, seen], values[:, :, seen], is_causal=False)
+        hidden = hidden + self.attn(self.ln_1(hidden))
         return hidden + self.mlp(self.ln_2(hidden))
 
 
@@ -151,6 +129,8 @@ class Body(nn.Module):
 class ImageTransformer(nn.Module):
     """A `TokenModel`; see `hypergen.modality`. Input and output embeddings are not tied; there is no dropout."""
 
+    takes_padding = False  # every picture's prompt starts at the same position
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
@@ -158,6 +138,7 @@ class ImageTransformer(nn.Module):
         self.context_length = config.num_positions + 1
         self.transformer = Body(config)
         self.lm_head = nn.Linear(config.width, config.num_codes, bias=False)
+        self._packed: tuple[Any, LeanModel] | None = None
 
     @property
     def start_token(self) -> int:
@@ -177,7 +158,7 @@ class ImageTransformer(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, D)."""
-        return self.from_boundary(self._embed(tokens, 0), len(self.transformer.h))
+        return self.from_boundary(self._embed(tokens), len(self.transformer.h))
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., K) logits over codes; the start token has none."""
@@ -185,7 +166,7 @@ class ImageTransformer(nn.Module):
 
     def boundary(self, tokens: Tensor, num_last: int) -> Tensor:
         """(B, T) ids -> (B, T, D), the input of the last `num_last` blocks."""
-        hidden = self._embed(tokens, 0)
+        hidden = self._embed(tokens)
         for block in self.transformer.h[: len(self.transformer.h) - num_last]:
             hidden = block(hidden)
         return hidden
@@ -197,36 +178,70 @@ class ImageTransformer(nn.Module):
         return self.transformer.ln_f(hidden)
 
     @torch.no_grad()
-    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, Cache]:
-        """(B, P) ids, P >= 1 -> logits (B, K) of the next code, and a cache with room for the completion."""
-        hidden, batch, length = self._embed(prompt, 0), *prompt.shape
-        room = min(length + max_new_tokens, self.config.num_positions)
-        cache = Cache([], [], length)
-        for block in self.transformer.h:
-            hidden, keys, values = block.read(hidden)
-            for stored, new in ((cache.keys, keys), (cache.values, values)):
-                stored.append(new.new_empty(batch, new.shape[1], room, new.shape[3]))
-                stored[-1][:, :, :length] = new
-        return self.head(self.transformer.ln_f(hidden[:, -1])), cache
+    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, LeanState]:
+        """(B, P) ids, P >= 1 -> logits (B, K) of the next code, and a state with room for the completion."""
+        if pads is not None:
+            raise InputError("pictures start at the same position: prompts cannot be padded")
+        self._require_positions(prompt.shape[1])
+        version = weights_version(self)
+        if self._packed is None or self._packed[0] != version:
+            self._packed = version, pack(self)
+        return self._packed[1].start(prompt, min(prompt.shape[1] + max_new_tokens, self.config.num_positions))
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        """(B,) ids -> logits (B, K) of the code after it, and the longer cache."""
-        hidden = self._embed(token[:, None], state.length)
-        for block, keys, values in zip(self.transformer.h, state.keys, state.values, strict=True):
-            hidden = block.step(hidden, keys, values, state.length)
-        return self.head(self.transformer.ln_f(hidden[:, -1])), Cache(state.keys, state.values, state.length + 1)
+    def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
+        """(B,) ids -> logits (B, K) of the code after it, and the longer state; the given one is used up."""
+        self._require_positions(state.length + 1)
+        assert self._packed is not None
+        return self._packed[1].step(token, state)
 
-    def select(self, state: Cache, rows: Tensor) -> Cache:
+    def select(self, state: LeanState, rows: Tensor) -> LeanState:
         """Keep these rows (B',), repeats allowed."""
-        return Cache([keys[rows] for keys in state.keys], [values[rows] for values in state.values], state.length)
+        return LeanModel.select(state, rows)
 
-    def _embed(self, tokens: Tensor, begin: int) -> Tensor:
-        """(B, T) ids at positions begin .. begin + T - 1 -> (B, T, D)."""
-        end = begin + tokens.shape[1]
-        if end > self.config.num_positions:
-            raise InputError(f"sequence of {end} tokens: the model reads at most {self.config.num_positions}")
-        return self.transformer.wte(tokens) + self.transformer.wpe.weight[begin:end]
+    def train(self, mode: bool = True) -> ImageTransformer:
+        """Training mode drops the packed copy of the weights."""
+        self._packed = None if mode else self._packed
+        return super().train(mode)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, D)."""
+        self._require_positions(tokens.shape[1])
+        return self.transformer.wte(tokens) + self.transformer.wpe.weight[: tokens.shape[1]]
+
+    def _require_positions(self, length: int) -> None:
+        if length > self.config.num_positions:
+            raise InputError(f"sequence of {length} tokens: the model reads at most {self.config.num_positions}")
+
+
+def pack(model: ImageTransformer) -> LeanModel:
+    """The model's weights as they are now, for decoding (`hypergen.lean`)."""
+    body, config = model.transformer, model.config
+    gain = math.sqrt(config.width)
+
+    def after(norm: Norm, projection: Projection) -> Product:
+        return Product(norm.weight[:, None] * projection.weight * gain, projection.bias)
+
+    def block(layer: Block) -> LeanBlock:
+        return LeanBlock(
+            attend=after(layer.ln_1, layer.attn.c_attn),
+            mix=Product(layer.attn.c_proj.weight, layer.attn.c_proj.bias),
+            widen=after(layer.ln_2, layer.mlp.c_fc),
+            narrow=Product(layer.mlp.c_proj.weight, layer.mlp.c_proj.bias),
+            scale=layer.attn.scale,
+        )
+
+    codes, places = body.wte.weight.detach(), body.wpe.weight.detach()
+    return LeanModel(
+        embed=lambda ids, positions: F.embedding(ids, codes) + F.embedding(positions, places),
+        blocks=[block(layer) for layer in body.h],
+        head=Product((model.lm_head.weight * body.ln_f.weight * gain).T),
+        normalize=rms_norm(config.width, config.norm_epsilon, codes),
+        activate=quick_gelu,
+        num_heads=config.num_heads,
+        num_groups=config.num_heads,
+        head_width=config.width // config.num_heads,
+    )
 
 
 def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:

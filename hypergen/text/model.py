@@ -1,7 +1,8 @@
 """Any causal language model of transformers as the core sees it: ids to logits, whole or token by token.
 
 At attachment one tiny batch checks that `head(hidden(ids))` gives the model's own logits and that cached decoding
-gives the same; where an architecture does something else, the wrapper falls back to what is right but slower.
+gives the same; where an architecture does something else, the wrapper falls back to what is right but slower. Small
+models of common families decode through a packed copy (`lean`), checked in the same way.
 Does not know: texts, tokenizers, files, training.
 
 Shape letters: B batch, T tokens, P prompt, V vocabulary, D width.
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from hypergen.errors import InputError
-from hypergen.text import anatomy
+from hypergen.lean import LeanModel, LeanState, weights_version
+from hypergen.text import anatomy, lean
 from hypergen.text.cache import new_cache, select_rows
 
 PROBE_LENGTH = 8
@@ -55,6 +57,7 @@ class TextModel(nn.Module):
         self.context_length = anatomy.context_length(anatomy.text_config(causal))
         self._finish = anatomy.finish(causal)
         self._sound_cuts: set[int] = set()
+        self._packed: tuple[Any, LeanModel | None] | None = None
         self._attach()
 
     @property
@@ -80,21 +83,43 @@ class TextModel(nn.Module):
         """(B, T) ids -> (B, T, V) logits."""
         return self.head(self.hidden(tokens))
 
+    def train(self, mode: bool = True) -> TextModel:
+        """Training mode drops the packed copy."""
+        self._packed = None if mode else self._packed
+        return super().train(mode)
+
+    @property
+    def takes_padding(self) -> bool:
+        """Whether `start` takes padded prompts."""
+        return self._lean() is not None
+
     @torch.no_grad()
-    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, PrefixState]:
-        """(B, P) ids, P >= 1 -> logits (B, V) of the next token, and the state after the prompt."""
+    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, Any]:
+        """(B, P) ids, P >= 1, the first `pads` (B,) of each row padding -> logits (B, V) of the next token, a state."""
+        if (packed := self._lean()) is not None:
+            return packed.start(prompt, prompt.shape[1] + max_new_tokens, pads)
+        if pads is not None:
+            raise InputError(f"{self._architecture}: cannot start from padded prompts")
+        return self._start(prompt, max_new_tokens)
+
+    def _start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, PrefixState]:
         if self._cache_argument is None:
             return self._advance(prompt, PrefixState(0, None, prompt[:, :0]))
         cache = new_cache(self.causal.config, capacity=prompt.shape[1] + max_new_tokens)
         return self._advance(prompt, PrefixState(0, cache, None))
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
         """(B,) ids -> logits (B, V) of the token after it, and the new state; the given one is used up."""
+        if isinstance(state, LeanState):
+            assert self._packed is not None and self._packed[1] is not None
+            return self._packed[1].step(token, state)
         return self._advance(token[:, None], state)
 
-    def select(self, state: PrefixState, rows: Tensor) -> PrefixState:
+    def select(self, state: Any, rows: Tensor) -> Any:
         """These rows (B',) of a state, repeats allowed."""
+        if isinstance(state, LeanState):
+            return LeanModel.select(state, rows)
         if state.prefix is not None:
             return replace(state, prefix=state.prefix[rows])
         assert state.cache is not None
@@ -119,6 +144,18 @@ class TextModel(nn.Module):
         return self._from_boundary(hidden, num_last)
 
     # How it is done.
+
+    @torch.no_grad()
+    def _lean(self) -> LeanModel | None:
+        """The packed copy of the weights as they are now; None where packing does not give this model's logits."""
+        version = weights_version(self.causal)
+        if self._packed is None or self._packed[0] != version:
+            packed = lean.pack(self.causal)
+            self._packed = version, packed
+            probe = self._probe()
+            if packed is not None and not self._agrees(self.forward(probe)[:, -1], lambda: self._stepped(probe)):
+                self._packed = version, None
+        return self._packed[1]
 
     def _run(self, **inputs: Any) -> Tensor:
         """(B, T, D), or (B, T, V) where the head cannot be told apart."""
@@ -214,10 +251,15 @@ class TextModel(nn.Module):
         entry = inspect.signature((self.causal if self._full_logits else anatomy.body(self.causal)).forward).parameters
         self._takes_positions = "position_ids" in entry
         self._cache_argument = next((name for name in ("past_key_values", "cache_params") if name in entry), None)
+        self._packed = (
+            weights_version(self.causal),
+            None,
+        )  # first the model's own way, which the packed one falls back to
         if not self._agrees(logits[:, -1], lambda: self._stepped(probe)):
             self._cache_argument = None
             if not self._agrees(logits[:, :-1], lambda: self.forward(probe[:, :-1])):
                 raise InputError(f"{self._architecture}: is not a causal language model, it looks at later tokens")
+        self._packed = None
         self.train(was_training)
 
     def _agrees(self, logits: Tensor, other: Callable[[], Tensor]) -> bool:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
 
+from hypergen import lean
 from hypergen.errors import InputError
 from hypergen.generation import generate
 from hypergen.image.checkpoint import load_transformer, save_transformer
@@ -50,8 +51,11 @@ def test_same_logits_as_transformers(changes, tmp_path):
     torch.testing.assert_close(found, expected[..., :NUM_CODES], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("large_cache", [lean.LARGE_CACHE, 0], ids=["fits", "beyond the processor's caches"])
 @pytest.mark.parametrize("prompt_length", [1, 5])
-def test_same_greedy_ids_as_transformers(prompt_length, tmp_path):
+def test_same_greedy_ids_as_transformers(prompt_length, large_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(lean, "LARGE_CACHE", large_cache)
+    monkeypatch.setattr(lean, "RECENT", 3)
     theirs, prompt = reference(tmp_path), started(3, prompt_length)
     new = NUM_POSITIONS + 1 - prompt_length
     options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "use_cache": True, "pad_token_id": 0}

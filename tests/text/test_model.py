@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hypergen import lean
 from hypergen.errors import InputError
 from hypergen.text.model import TextModel
 from tests import contract
@@ -27,6 +28,52 @@ def pair(request):
 
 def test_contract(pair):
     contract.check_model(pair[0], _tokens())
+
+
+def test_contract_of_a_cache_beyond_the_processors(pair, monkeypatch):
+    monkeypatch.setattr(lean, "LARGE_CACHE", 0)
+    monkeypatch.setattr(lean, "RECENT", 5)  # so that several move within one completion
+    contract.check_model(pair[0], _tokens())
+
+
+def test_common_architectures_are_packed(pair):
+    model, causal = pair
+    assert model.takes_padding == (causal.config.model_type in ("llama", "qwen2", "gpt2"))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_packed_copy_follows_the_weights(kind):
+    model, tokens = TextModel(tiny.causal(kind)).eval(), _tokens()
+    before, _ = model.start(tokens, 1)
+    with torch.no_grad():
+        for weight in model.blocks[0].parameters():
+            weight.mul_(1.5)
+        expected = model(tokens)[:, -1]
+    after, _ = model.start(tokens, 1)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "gelu"},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
+        {"attention_bias": True, "mlp_bias": True},
+    ],
+    ids=str,
+)
+def test_departures_from_a_family_still_decode_right(changes):
+    contract.check_model(TextModel(tiny.causal("llama", **changes)), _tokens())
+
+
+def test_a_large_model_is_not_copied(monkeypatch):
+    monkeypatch.setattr(lean, "MOST_BYTES", 1000)
+    model = TextModel(tiny.causal("llama"))
+    assert not model.takes_padding
+    with pytest.raises(InputError, match="cannot start from padded prompts"):
+        model.start(_tokens(), 1, torch.zeros(3, dtype=torch.long))
 
 
 def test_logits_are_those_of_the_wrapped_model(pair):

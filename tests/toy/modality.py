@@ -27,6 +27,21 @@ DEFAULT_PROMPTS = BUILT_IN
 
 
 @final
+class ToyYardstick:
+    """`total`, of all completed ids together, as a number of the whole set; `nearest` of the originals by their sum."""
+
+    def __init__(self, originals: Tensor):
+        self.sums = originals.sum(1).double()
+
+    def measure(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        sums = torch.cat([prompts, completions], 1).sum(1).double()
+        return {"total": completions.sum().double(), "nearest": (sums[:, None] - self.sums).abs().amin(1)}
+
+    def notes(self, num_completions: int) -> dict[str, str]:
+        return {"total": f"sum over {num_completions} rows", "nearest": f"among {len(self.sums)} originals"}
+
+
+@final
 class ToyModality:
     name = "toy"
 
@@ -88,11 +103,14 @@ class ToyModality:
         lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
         return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
 
-    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
-        """`steady`: share (0 to 1) of the completed tokens that keep the step of the two tokens before them."""
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """`steady` (B,): share (0 to 1) of the completed tokens that keep the step of the two tokens before them."""
         tokens = torch.cat([prompts, completions], 1)[:, -completions.shape[1] - 2 :]
         steps = tokens.diff() % self.settings.modulus
-        return {"steady": float((steps[:, 1:] == steps[:, :-1]).double().mean())}
+        return {"steady": (steps[:, 1:] == steps[:, :-1]).double().mean(1)}
+
+    def yardstick(self, training: Tensor, originals: Tensor) -> ToyYardstick:
+        return ToyYardstick(originals)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +119,13 @@ class ToyModality:
         (folder / "toy.json").write_text(json.dumps({"settings": asdict(self.settings), "shape": self.shape}))
 
 
-def build(items: Sequence[Numbers], settings: Settings, config: Any) -> ToyModality:
+def build(items: Sequence[Numbers], settings: Settings, config: Any, checkpoints: Any = None) -> ToyModality:
     """A new base with the width, depth and seed of a PretrainConfig; there is no codec to train on the items."""
     names = ("seed", "width", "num_layers", "num_heads")
     return toy(settings, **{name: getattr(config, name) for name in names})
 
 
-def load(folder: Path, settings: Settings) -> ToyModality:
+def load(folder: Path, settings: Settings, allow_pickle_weights: bool = False) -> ToyModality:
     """What `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
     record = json.loads((Path(folder) / "toy.json").read_text())
     saved = replace(Settings(**record["settings"]), prompt_length=settings.prompt_length)
@@ -122,7 +140,7 @@ def toy(settings: Settings = Settings(), *, seed: int = 0, **shape: int) -> ToyM
     return ToyModality(ToyModel(**shape, seed=seed), settings, shape)
 
 
-def read(source: str, settings: Settings) -> list[Numbers]:
+def read(source: str, settings: Settings, skip_bad: int = 0) -> list[Numbers]:
     """`numbers`, or a JSON Lines file with one list of ints a line."""
     if source == BUILT_IN:
         return numbers(NUM_BUILT_IN, settings)

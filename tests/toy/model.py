@@ -47,6 +47,8 @@ class Block(nn.Module):
 
 
 class ToyModel(nn.Module):
+    takes_padding = False
+
     def __init__(
         self, *, num_tokens: int, context_length: int, width: int = 32, num_layers: int = 3, num_heads: int = 2, seed=0
     ):
@@ -73,7 +75,7 @@ class ToyModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.hidden(tokens))
 
-    def start(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, State]:
+    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, State]:
         return self._extend(prompt, None)
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,0 +1,260 @@
+"""Cached decoding of a small transformer in as few tensor operations as it has.
+
+At a few million parameters a step's time goes into calling operations, not into arithmetic. Here a block is two norms,
+four products with weights laid out for the number of rows, one rotation, one write to the cache and one attention.
+Norm gains are folded into the products that follow them, so numbers differ from the module's by rounding only; whoever
+packs a model checks that. Keys and values that outgrow a processor's caches are kept without gaps: read in one go, they
+come three times as fast as from a buffer that is partly filled (measured).
+Does not know: architectures (`text.lean` and `image.transformer` pack theirs), strategies, training.
+
+Shape letters: B batch, T tokens, P prompt, L cached tokens, C room of a cache, D width, H query heads, G key-value
+heads, E width of a head, V vocabulary, M rows of a product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MOST_BYTES = 2**29  # of weights; those of a larger model are not copied: there arithmetic takes the time, not calls
+LARGE_CACHE = 8 * 2**20  # bytes of keys and values that processors' caches hold; beyond it they must be read in a row
+RECENT = 32  # tokens after which those of a large cache move together
+ROWS_TO_PREPACK = 4  # from here on oneDNN's layout is the fastest on a CPU (measured), below it a transposed one
+
+
+class Product:
+    """x (M, I) -> x @ weight + bias (M, O), with the weight in the layout that suits M."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        """Take the weight as (I, O)."""
+        self.weight, self.bias = weight.detach().contiguous(), None if bias is None else bias.detach()
+        self.can_prepack = weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_prepacking()
+        self.prepacked: Tensor | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self.can_prepack and len(rows) >= ROWS_TO_PREPACK:
+            if self.prepacked is None:
+                self.prepacked = _prepack(self.weight)
+            return _prepacked_product(rows, self.prepacked, self.bias)
+        return rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+
+
+def _prepack(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous(), ROWS_TO_PREPACK)
+
+
+def _prepacked_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+@cache
+def _has_prepacking() -> bool:
+    """oneDNN's operations are torch's own but undocumented: used where they exist and multiply."""
+    try:
+        one = torch.ones(4, 4)
+        return torch.equal(_prepacked_product(one, _prepack(one), None), one @ one)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeanBlock:
+    """The products of one block; those that follow a norm have its gain in them."""
+
+    attend: Product
+    """D -> (H + 2 G) E: queries, keys, values."""
+    mix: Product
+    """H E -> D."""
+    widen: Product
+    narrow: Product
+    scale: float
+    """Of attention scores."""
+
+
+@dataclass(frozen=True)
+class LeanState:
+    """Keys and values of `length` tokens, in two parts for each block. A step uses a state up."""
+
+    whole: list[Tensor]
+    """(2, B, G, L, E), all filled; (2, B, G, 0, E) where the recent part has room for everything."""
+    recent: list[Tensor]
+    """(2, B, G, C, E), filled as far as `length` goes beyond `whole`."""
+    length: int
+    pads: Tensor | None
+    """(B,) padding ids before each prompt; None: none anywhere."""
+    mask: Tensor | None
+    """(B, 1, 1, room), added to attention scores: -inf where a row is padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeanModel:
+    """A decoder-only transformer whose blocks normalize before attention and before the MLP."""
+
+    embed: Callable[[Tensor, Tensor], Tensor]
+    """Ids (B, T) or (B,) and positions that broadcast to them -> (..., D), a new tensor."""
+    blocks: Sequence[LeanBlock]
+    head: Product
+    normalize: Callable[[Tensor], Tensor]
+    """(M, D) -> (M, D), without gain and bias."""
+    activate: Callable[[Tensor], Tensor]
+    """What `widen` gives -> what `narrow` takes."""
+    num_heads: int
+    num_groups: int
+    head_width: int
+    rotation: Tensor | None = None
+    """(positions, E / 2) complex: rotary embedding of neighbouring pairs; None: positions are embedded."""
+
+    def start(self, prompt: Tensor, room: int, pads: Tensor | None = None) -> tuple[Tensor, LeanState]:
+        """(B, P) ids, the first `pads` (B,) of each row padding -> logits (B, V) of the next id, and a state.
+
+        Only attention sees padding, everything else runs on the ids alone.
+
+        Args:
+            room: tokens that there will be, P or more.
+        """
+        batch, length = prompt.shape
+        positions = (
+            torch.arange(length, device=prompt.device) - (prompt.new_zeros(batch) if pads is None else pads)[:, None]
+        )
+        kept = None if pads is None else (positions.flatten() >= 0).nonzero().squeeze(1)
+        mask = None if pads is None else _causal_mask(pads, length)
+        positions = _gather(positions.flatten(), kept)
+        hidden = self.embed(_gather(prompt.flatten(), kept), positions)
+        parts = []
+        for block in self.blocks:
+            heads = _spread(self._project(block, hidden, positions), kept, batch * length)
+            heads = heads.view(batch, length, -1, self.head_width).transpose(1, 2)
+            queries, keys, values = heads.split([self.num_heads, self.num_groups, self.num_groups], 1)
+            parts.append(torch.stack([keys, values]))
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, mask, 0.0, mask is None,
+                scale=block.scale, enable_gqa=self.num_groups < self.num_heads,
+            )  # fmt: skip
+            hidden = self._finish(block, hidden, _gather(mixed.transpose(1, 2).reshape(batch * length, -1), kept))
+        ends = torch.arange(1, batch + 1, device=prompt.device) * length
+        ends = ends - 1 if pads is None else ends - 1 - pads.cumsum(0)
+        padding = None if pads is None else _padding_mask(pads, room)
+        return self.head(self.normalize(hidden[ends])), _new_state(parts, room, pads, padding)
+
+    def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
+        """(B,) ids -> logits (B, V) of the id after each, and a state one longer over the same memory."""
+        state = _with_room(state)
+        batch, length = len(token), state.length
+        positions = torch.tensor([length], device=token.device) if state.pads is None else length - state.pads
+        mask = None if state.mask is None else state.mask[..., : length + 1]
+        hidden = self.embed(token, positions)
+        for block, whole, recent in zip(self.blocks, state.whole, state.recent, strict=True):
+            heads = self._project(block, hidden, positions).view(batch, -1, self.head_width)
+            filled = length + 1 - whole.shape[3]
+            recent[:, :, :, filled - 1] = heads[:, self.num_heads :].unflatten(1, (2, -1)).transpose(0, 1)
+            queries = heads[:, : self.num_heads].unflatten(1, (self.num_groups, -1))  # a group's heads as its queries
+            mixed = _attend(queries, whole, recent[:, :, :, :filled], mask, block.scale)
+            hidden = self._finish(block, hidden, mixed.reshape(batch, -1))
+        return self.head(self.normalize(hidden)), replace(state, length=length + 1)
+
+    @staticmethod
+    def select(state: LeanState, rows: Tensor) -> LeanState:
+        """These rows (B',) of a state, repeats allowed; the given one is left as it was."""
+        whole, recent = ([part.index_select(1, rows) for part in parts] for parts in (state.whole, state.recent))
+        pads, mask = (None if part is None else part[rows] for part in (state.pads, state.mask))
+        return LeanState(whole, recent, state.length, pads, mask)
+
+    def _project(self, block: LeanBlock, hidden: Tensor, positions: Tensor) -> Tensor:
+        """(M, D) -> (M, (H + 2 G) E), queries and keys rotated; positions (M,) or (1,)."""
+        parts = block.attend(self.normalize(hidden))
+        if self.rotation is not None:
+            pairs = torch.view_as_complex(parts.view(len(parts), -1, self.head_width // 2, 2))
+            pairs[:, : self.num_heads + self.num_groups] *= self.rotation[positions][:, None]
+        return parts
+
+    def _finish(self, block: LeanBlock, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """The residual stream (M, D) after a block, over the one before it."""
+        hidden += block.mix(mixed)
+        hidden += block.narrow(self.activate(block.widen(self.normalize(hidden))))
+        return hidden
+
+
+def _gather(rows: Tensor, kept: Tensor | None) -> Tensor:
+    return rows if kept is None else rows[kept]
+
+
+def _spread(rows: Tensor, kept: Tensor | None, count: int) -> Tensor:
+    """(M, ...) -> (count, ...), zeros between the rows; zeros, since attention would carry a NaN from padding."""
+    return rows if kept is None else rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, kept, rows)
+
+
+def _new_state(parts: list[Tensor], room: int, pads: Tensor | None, mask: Tensor | None) -> LeanState:
+    """Keys and values (2, B, G, P, E) of each block as a state for `room` tokens."""
+    length, first = parts[0].shape[3], parts[0]
+    is_large = len(parts) * first.nbytes // length * room > LARGE_CACHE
+    size = RECENT if is_large and first.device.type == "cpu" else room
+    recent = [part.new_empty(*part.shape[:3], size, part.shape[4]) for part in parts]
+    if size < room:
+        return LeanState(parts, recent, length, pads, mask)
+    for part, buffer in zip(parts, recent, strict=True):
+        buffer[:, :, :, :length] = part
+    return LeanState([part[:, :, :, :0] for part in parts], recent, length, pads, mask)
+
+
+def _with_room(state: LeanState) -> LeanState:
+    """The state with room for one more token: a full recent part moves into the whole one."""
+    if state.length - state.whole[0].shape[3] < state.recent[0].shape[3]:
+        return state
+    whole = [torch.cat(parts, 3) for parts in zip(state.whole, state.recent, strict=True)]
+    mask = None if state.mask is None else F.pad(state.mask, (0, state.recent[0].shape[3]))  # if room was too small
+    return replace(state, whole=whole, mask=mask)
+
+
+def _attend(queries: Tensor, whole: Tensor, recent: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Queries (B, G, R, E) over whole and recent keys and values (2, B, G, ., E) -> (B, G, R, E)."""
+    length = whole.shape[3]
+    if length == 0:
+        return F.scaled_dot_product_attention(queries, recent[0], recent[1], mask, scale=scale)
+    keys, values = whole.flatten(1, 2)
+    recent_keys, recent_values = recent.flatten(1, 2)
+    flat = queries.flatten(0, 1) * scale
+    scores = torch.cat([flat @ keys.mT, flat @ recent_keys.mT], -1)
+    if mask is not None:
+        scores.view(*queries.shape[:3], -1).add_(mask)
+    weights = scores.softmax(-1)
+    mixed = torch.bmm(weights[..., :length], values).baddbmm_(weights[..., length:], recent_values)
+    return mixed.view(queries.shape)
+
+
+def rms_norm(width: int, epsilon: float, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """x / sqrt(sum of squares + D epsilon) in three operations; the factor sqrt(D) it lacks belongs into the gain."""
+    floor = like.new_tensor(math.sqrt(width * epsilon))
+    return lambda hidden: hidden / torch.hypot(torch.linalg.vector_norm(hidden, dim=-1, keepdim=True), floor)
+
+
+def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Changes whenever a parameter of the module is changed or replaced."""
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())
+
+
+def is_small(module: nn.Module) -> bool:
+    """Whether all weights are fp32 and few enough to be copied."""
+    parameters = list(module.parameters())
+    is_plain = all(parameter.dtype == torch.float32 and not parameter.is_meta for parameter in parameters)
+    return is_plain and sum(parameter.nbytes for parameter in parameters) <= MOST_BYTES
+
+
+def _causal_mask(pads: Tensor, length: int) -> Tensor:
+    """(B, 1, P, P): a row sees its own earlier tokens; padding sees itself, since a row of -inf has no softmax."""
+    columns = torch.arange(length, device=pads.device)
+    visible = (columns <= columns[:, None]) & (columns >= pads[:, None, None])
+    return _additive(visible | torch.eye(length, dtype=torch.bool, device=pads.device)).unsqueeze(1)
+
+
+def _padding_mask(pads: Tensor, room: int) -> Tensor:
+    return _additive(torch.arange(room, device=pads.device) >= pads[:, None])[:, None, None]
+
+
+def _additive(visible: Tensor) -> Tensor:
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
