@@ -3,7 +3,7 @@
 Each number exists per row, in `..._values` (nan where a row is too short to have it), and as the mean over the rows
 that have it (nan where none has). Padding never counts once completions went through `trim`.
 Does not know: what a token means (`Modality.measures`), or where completions come from. The overlap with a training
-set is in `citation`.
+set is in `citation`, the agreement of two models in `agreement`.
 
 Shape letters: N sequences, B completions, T and S tokens, V vocabulary, C tokens of one chunk.
 """
@@ -11,7 +11,7 @@ Shape letters: N sequences, B completions, T and S tokens, V vocabulary, C token
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -102,12 +102,8 @@ def prediction_values(
 ) -> dict[str, Tensor]:
     """How a model predicts tokens 1 to T - 1 of each sequence given the true past; the prompt's tokens count too.
 
-    Logits exist for at most `chunk` positions at a time, so neither (N, T, V) nor (B, T, V) ever does.
-
     Args:
-        model: a TokenModel that is an nn.Module; measured in evaluation mode, left as it was.
-        tokens: (N, T) ids, T >= 2, without padding.
-        advance: told of each batch (`progress.track` over N).
+        model, tokens, advance: as in `per_position`.
 
     Returns:
         name -> (N,) means over the T - 1 predictions of a sequence, float64: `loss` (cross-entropy, nats per token, 0
@@ -117,17 +113,8 @@ def prediction_values(
     Raises:
         InputError: there is nothing to predict, or a sequence exceeds the model's context.
     """
-    _require_predictable(tokens, model.context_length)
-    was_training = model.training
-    model.eval()
-    parts = []
-    with torch.inference_mode():
-        for batch in tokens.split(batch_size):
-            parts.append(_predict(model, batch.to(next(model.parameters()).device), chunk))
-            if advance is not None:
-                advance(len(batch), tokens=batch.numel())
-    model.train(was_training)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    numbers = per_position(model, tokens, _sharpness, batch_size=batch_size, chunk=chunk, advance=advance)
+    return {name: values.double().mean(1) for name, values in numbers.items()}
 
 
 def predictions(
@@ -137,6 +124,48 @@ def predictions(
     values = prediction_values(model, tokens, batch_size=batch_size, chunk=chunk, advance=advance)
     means = {name: _mean(value) for name, value in values.items()}
     return means | {"perplexity": math.exp(means["loss"]) if means["loss"] < 700 else math.inf}
+
+
+def per_position(
+    model: Any,
+    tokens: Tensor,
+    measure: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    *,
+    ids: Tensor | None = None,
+    batch_size: int = 8,
+    chunk: int = 1024,
+    advance: Advance | None = None,
+) -> dict[str, Tensor]:
+    """What `measure` says of the model's prediction at each of tokens 1 to T - 1, given the true past.
+
+    Logits exist for at most `chunk` positions at a time, so neither (N, T, V) nor (B, T, V) ever does.
+
+    Args:
+        model: a TokenModel that is an nn.Module; measured in evaluation mode, left as it was.
+        tokens: (N, T) ids, T >= 2, without padding.
+        measure: logits (C, V) and ids (C,) -> name -> (C,).
+        ids: (N, T - 1), what `measure` is given beside the logits; the tokens to predict unless said.
+        advance: told of each batch (`progress.track` over N).
+
+    Returns:
+        name -> (N, T - 1), on the CPU.
+
+    Raises:
+        InputError: there is nothing to predict, or a sequence exceeds the model's context.
+    """
+    _require_predictable(tokens, model.context_length)
+    ids = tokens[:, 1:] if ids is None else ids
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for batch, asked in zip(tokens.split(batch_size), ids.split(batch_size), strict=True):
+            device = next(model.parameters()).device
+            parts.append(_measured(model, batch.to(device), asked.to(device), measure, chunk))
+            if advance is not None:
+                advance(len(batch), tokens=batch.numel())
+    model.train(was_training)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def bootstrap_interval(
@@ -162,16 +191,14 @@ def bootstrap_interval(
     return low, high
 
 
-def _predict(model: Any, batch: Tensor, chunk: int) -> dict[str, Tensor]:
-    """(B, T) ids -> name -> (B,) means, on the CPU."""
+def _measured(
+    model: Any, batch: Tensor, ids: Tensor, measure: Callable[[Tensor, Tensor], dict[str, Tensor]], chunk: int
+) -> dict[str, Tensor]:
+    """(B, T) ids and (B, T - 1) ids -> name -> (B, T - 1), on the CPU."""
     hidden = model.hidden(batch[:, :-1]).flatten(0, 1)  # a picture model has no position for the last code
-    targets = batch[:, 1:].flatten()
-    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    numbers = [_sharpness(model.head(piece), target) for piece, target in pieces]
-    return {
-        name: torch.cat([piece[name] for piece in numbers]).view(len(batch), -1).double().mean(1).cpu()
-        for name in numbers[0]
-    }
+    pieces = zip(hidden.split(chunk), ids.flatten().split(chunk), strict=True)
+    numbers = [measure(model.head(piece), asked) for piece, asked in pieces]
+    return {name: torch.cat([piece[name] for piece in numbers]).view_as(ids).cpu() for name in numbers[0]}
 
 
 def _sharpness(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

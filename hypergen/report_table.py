@@ -27,10 +27,12 @@ class Measure(NamedTuple):
     head: str
     meaning: str
     is_count: bool = False
+    decimals: int = 3
+    """Of the mean; its interval has one less, but at least one."""
 
 
 MEASURES: dict[str, Measure] = {
-    # Every known name, in the order of the columns; the definitions are those of `measures` and `citation`.
+    # Every known name, in the order of the columns; the definitions stand where each is computed.
     "ttr": Measure("TTR", "different tokens / tokens, over the last 96 tokens of a completion"),
     "overlap_mean": Measure(
         "overlap mean", "longest run of tokens shared with the training set, mean over completions"
@@ -43,7 +45,29 @@ MEASURES: dict[str, Measure] = {
         f"distinct_{n}": Measure(f"distinct-{n}", f"different {what} / {what}, over all completions together")
         for n, what in enumerate(("tokens", "2-token runs", "3-token runs", "4-token runs"), 1)
     },
+    "self_bleu": Measure(
+        "self-BLEU", "BLEU of a text with the other completions as references, 0 to 100; low is varied", decimals=1
+    ),
+    "dataset_bleu": Measure(
+        "dataset BLEU", "BLEU of a text with all training texts as references, 0 to 100; high quotes", decimals=1
+    ),
+    "mauve": Measure("MAUVE", "likeness of the completed and the original texts as two sets, 0 to 1; high is alike"),
     "rows_copied": Measure("rows copied", "share of completed rows that equal the row above"),
+    "codes_equal_above": Measure("codes equal above", "share of completed codes that equal the code above"),
+    "patches_repeated": Measure("rep-2x2", "share of patches of 2 x 2 codes that repeat within a completion"),
+    "run_longest": Measure("longest run", "most equal codes in a row, in the order of generation", True, 1),
+    "run_mean": Measure("mean run", "completed codes / runs of equal codes; 1 where no code follows itself"),
+    "codebook_use": Measure("codes used", "share of the code book that occurs in all completions together"),
+    "codebook_perplexity": Measure(
+        "code perplexity", "exp(entropy of the codes of all completions): codes used as if equally often", decimals=1
+    ),
+    "kid": Measure("KID", "kernel distance of completed to original pictures as two sets; 0 is alike"),
+    "fid": Measure("FID", "Frechet distance of completed to original pictures as two sets; 0 is alike"),
+    "precision": Measure("precision", "share of completed pictures that lie among the original ones"),
+    "recall": Measure("recall", "share of original pictures that lie among the completed ones"),
+    "nearest_training": Measure(
+        "nearest training", "distance to the nearest training picture, RMS grey levels of 255; 0 is a copy", decimals=1
+    ),
     "train_loss": Measure("training loss", "mean cross-entropy on the training sequences, nats per token"),
     "loss": Measure("held-out loss", "mean cross-entropy on sequences never trained on, nats per token"),
     "perplexity": Measure("perplexity", "exp(held-out loss)"),
@@ -51,10 +75,23 @@ MEASURES: dict[str, Measure] = {
     "top1_probability": Measure("top-1", "mean probability of the most likely token"),
     "top3_probability": Measure("top-3", "mean probability of the 3 most likely tokens together"),
     "top5_probability": Measure("top-5", "mean probability of the 5 most likely tokens together"),
+    "agreement": Measure("agreement", "share of held-out positions where model and base find the same token likeliest"),
+    "rank_shift": Measure(
+        "rank in base",
+        "where the base ranks the model's likeliest token, mean over held-out positions; 1 is first",
+        decimals=1,
+    ),
+    "override": Measure("overrides", "share of completed tokens that are not the base's likeliest"),
+    "override_deep": Measure("deep overrides", "share of those that the base ranks below 10"),
 }
 
+DIVERSITY = ("ttr", "mattr", *(f"distinct_{n}" for n in (1, 2, 3, 4)), "self_bleu")  # never shown without the overlap
 
-DETAILS = frozenset({"rep_2", "rep_3", "top3_probability", "top5_probability"})  # on the page, not on a terminal
+DETAILS = frozenset(  # on the page, not on a terminal
+    {"rep_2", "rep_3", "mattr", "distinct_1", "distinct_2", "distinct_3", "distinct_4"}
+    | {"top3_probability", "top5_probability", "rank_shift", "override_deep"}
+    | {"run_longest", "run_mean", "codebook_use", "codebook_perplexity"}
+)
 
 
 def brief(records: Records) -> list[str]:
@@ -64,7 +101,7 @@ def brief(records: Records) -> list[str]:
 
 def printable(text: str) -> str:
     """One line of text: white space made plain, control characters and direction controls dropped."""
-    return "".join(character for character in " ".join(text.split()) if _is_printable(character))
+    return "".join(character for character in " ".join(text.split()) if is_printable(character))
 
 
 def head(name: str) -> str:
@@ -75,19 +112,19 @@ def columns_of(records: Records, columns: Sequence[str] | None = None) -> list[s
     """The given columns, or all that a record has: known ones in the order of `MEASURES`, then the others.
 
     Raises:
-        ValueError: `ttr` was measured and `overlap_mean` was not.
+        ValueError: a measure of diversity was taken and `overlap_mean` was not.
     """
     present = dict.fromkeys(name for record in records for name in record["values"])
     if columns is None:
         columns = [name for name in MEASURES if name in present] + [name for name in present if name not in MEASURES]
     chosen = list(dict.fromkeys(columns))
-    return _overlap_beside_ttr(chosen, records) if "ttr" in chosen else chosen
+    return _overlap_beside_diversity(chosen, records) if set(DIVERSITY) & set(chosen) else chosen
 
 
 def mean_text(record: Mapping[str, Any], name: str) -> str:
     """`0.233`, or `-` where there is no number."""
     mean = _part(record, name, "mean")
-    return MISSING if mean is None else _number(mean, name, decimals=3)
+    return MISSING if mean is None else _number(mean, name, _decimals(name))
 
 
 def interval_text(record: Mapping[str, Any], name: str) -> str:
@@ -95,7 +132,8 @@ def interval_text(record: Mapping[str, Any], name: str) -> str:
     low, high = _part(record, name, "low"), _part(record, name, "high")
     if low is None or high is None or _part(record, name, "mean") is None:
         return ""
-    return f"[{_number(low, name, decimals=2)}, {_number(high, name, decimals=2)}]"
+    decimals = max(1, _decimals(name) - 1)
+    return f"[{_number(low, name, decimals)}, {_number(high, name, decimals)}]"
 
 
 def cells(records: Records, columns: Sequence[str] | None = None) -> list[list[str]]:
@@ -110,14 +148,16 @@ def _cell(record: Mapping[str, Any], name: str) -> str:
     return f"{mean_text(record, name)} {interval_text(record, name)}".rstrip()
 
 
-def _overlap_beside_ttr(chosen: list[str], records: Records) -> list[str]:
-    if _is_measured(records, "ttr") and not _is_measured(records, "overlap_mean"):
-        raise ValueError("records have ttr but no overlap_mean: diversity is never shown without overlap")
+def _overlap_beside_diversity(chosen: list[str], records: Records) -> list[str]:
+    diverse = [name for name in chosen if name in DIVERSITY]
+    measured = [name for name in diverse if _is_measured(records, name)]
+    if measured and not _is_measured(records, "overlap_mean"):
+        raise ValueError(f"records have {measured[0]} but no overlap_mean: diversity is never shown without overlap")
     overlaps = [name for name in chosen if name.startswith("overlap_")]
     if "overlap_mean" not in overlaps:
         overlaps.insert(0, "overlap_mean")
     others = [name for name in chosen if name not in overlaps]
-    after = others.index("ttr") + 1
+    after = others.index(diverse[0]) + 1
     return others[:after] + overlaps + others[after:]
 
 
@@ -130,6 +170,10 @@ def _part(record: Mapping[str, Any], name: str, part: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
+def _decimals(name: str) -> int:
+    return MEASURES[name].decimals if name in MEASURES else Measure(name, "").decimals
+
+
 def _number(value: float, name: str, decimals: int) -> str:
     if math.isinf(value) or abs(value) >= 1e12:
         return f"{value:.3g}"
@@ -139,5 +183,6 @@ def _number(value: float, name: str, decimals: int) -> str:
     return f"{value:z.{decimals}f}"
 
 
-def _is_printable(character: str) -> bool:
+def is_printable(character: str) -> bool:
+    """Neither a control character nor one that reorders what stands around it."""
     return unicodedata.category(character) not in ("Cc", "Cs") and character not in DROPPED

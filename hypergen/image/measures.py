@@ -1,30 +1,84 @@
-"""Numbers that need the picture's grid: how much of a completion merely continues what stands above it.
+"""Numbers that need the grid of codes: what a completion copies from above, how it repeats, which codes it uses.
 
-Does not know: what a code looks like, models.
+All are computed on the completed codes alone; the prompt counts only as what stands above.
+Does not know: what a code looks like (`distances`), models.
 
-Shape letters: B pictures, P prompt (start token included), S completion, h w code grid, R rows.
+Shape letters: B pictures, P prompt (start token included), S completion, K codes, h w code grid.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
-def copying(prompts: Tensor, completions: Tensor, width: int) -> dict[str, float]:
-    """Prompts (B, P) and completions (B, S) on a grid `width` codes wide -> shares (0 to 1) over all pictures.
+def copying(prompts: Tensor, completions: Tensor, width: int) -> dict[str, Tensor]:
+    """Prompts (B, P) and completions (B, S) on a grid `width` codes wide -> name -> (B,) shares, 0 to 1.
 
     `rows_copied`: of the completed rows, those equal to the row above, which may be the prompt's last.
     `codes_equal_above`: of the completed codes, those equal to the code above.
-    Codes without a code above, and rows of which the prompt has a part, do not count; NaN where nothing is left.
+    Codes without a code above, and rows of which the prompt has a part, do not count; nan where nothing is left.
+    Source: this project; the stripes and repeated rows of arXiv 2412.04318, Figure 6, in numbers.
     """
     codes = torch.cat([prompts.cpu()[:, 1:], completions.cpu()], 1)
     first = prompts.shape[1] - 1  # completed code
     equal = codes[:, width:] == codes[:, :-width] if codes.shape[1] > width else codes[:, :0].bool()
     first_row = max(1, -(-first // width))
     last_row = max(first_row, codes.shape[1] // width)
-    rows = equal[:, (first_row - 1) * width : (last_row - 1) * width].reshape(-1, width)
+    rows = equal[:, (first_row - 1) * width : (last_row - 1) * width].unflatten(1, (-1, width))
     return {
-        "rows_copied": rows.all(1).double().mean().item(),
-        "codes_equal_above": equal[:, max(0, first - width) :].double().mean().item(),
+        "rows_copied": rows.all(2).double().mean(1),
+        "codes_equal_above": equal[:, max(0, first - width) :].double().mean(1),
     }
+
+
+def runs(completions: Tensor) -> dict[str, Tensor]:
+    """Runs of equal codes in the order of generation (row by row, across row ends), in codes; name -> (B,).
+
+    `run_longest`: the longest run of a completion. `run_mean`: completed codes / runs. Both 1 (no code equals the one
+    before it) to S; nan for an empty completion. Source: this project.
+    """
+    lengths = [row.cpu().unique_consecutive(return_counts=True)[1].double() for row in completions]
+    longest = [row.max() if len(row) else torch.tensor(torch.nan) for row in lengths]
+    return {"run_longest": torch.stack(longest).double(), "run_mean": torch.stack([row.mean() for row in lengths])}
+
+
+def patch_repetition(prompts: Tensor, completions: Tensor, width: int, side: int = 2) -> dict[str, Tensor]:
+    """rep-n in two dimensions: `patches_repeated` (B,), 1 - different patches / patches of `side` x `side` codes.
+
+    All patches at every place count whose codes are all completed. 0 (none occurs twice in the same completion) to
+    below 1; nan where there is no patch. Source: this project, after rep-n (Welleck et al., arXiv 1908.04319).
+    """
+    patches = [_patches(grid, side) for grid in _grids(prompts, completions, width)]
+    shares = [1 - len(part.unique(dim=0)) / len(part) if len(part) else math.nan for part in patches]
+    return {"patches_repeated": torch.tensor(shares, dtype=torch.float64)}
+
+
+def code_use(completions: Tensor, num_codes: int) -> dict[str, Tensor]:
+    """Use of the K codes over all completions together, each a number of the whole set ().
+
+    `codebook_use`: share (0 to 1) of the codes that occur. `codebook_perplexity`: exp of the entropy of their
+    frequencies, 1 to K; nan where nothing is completed. Both grow with the number of codes looked at.
+    Source: van den Oord et al., arXiv 1711.00937 (perplexity of a code book).
+    """
+    counts = torch.bincount(completions.flatten().cpu(), minlength=num_codes).double()
+    shares = counts / counts.sum()
+    perplexity = (-torch.special.xlogy(shares, shares).sum()).exp()
+    return {"codebook_use": (counts > 0).double().mean(), "codebook_perplexity": perplexity}
+
+
+def _grids(prompts: Tensor, completions: Tensor, width: int) -> Tensor:
+    """(B, h, w) codes, -1 where nothing is completed."""
+    before, after = prompts.shape[1] - 1, -(prompts.shape[1] - 1 + completions.shape[1]) % width
+    return functional.pad(completions.cpu(), (before, after), value=-1).unflatten(1, (-1, width))
+
+
+def _patches(grid: Tensor, side: int) -> Tensor:
+    """(h, w) -> (number, side * side), the patches of completed codes."""
+    if min(grid.shape) < side:
+        return grid.new_empty(0, side * side)
+    patches = grid.unfold(0, side, 1).unfold(1, side, 1).reshape(-1, side * side)
+    return patches[(patches >= 0).all(1)]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hypergen.checkpoints import Checkpoints
 from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.image import files, grid, measures
@@ -26,28 +27,36 @@ from hypergen.image.config import Settings
 from hypergen.image.pixels import chunks, square
 from hypergen.image.storage import locate
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
+from hypergen.image.yardstick import ImageYardstick
 
 DEFAULT_PROMPTS = None  # pictures to start from are drawn from the base, as its training set is
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour of what has no codes
 
 
-def read(source: str, settings: Settings) -> files.Pictures:
+def read(source: str, settings: Settings, skip_bad: int = 0) -> files.Pictures:
     """Pictures of a folder, zip or file, of cifar10, or of hub:ID, each read when it is needed.
 
+    With `skip_bad` all are read once now, and so many bad ones are passed over.
+
     Raises:
-        InputError: no such source, or no picture in it.
+        InputError: no such source, no picture in it, or more bad ones.
     """
-    return files.read(source)
+    return files.read(source, skip_bad)
 
 
-def build(items: Sequence[Image.Image], settings: Settings, config: PretrainConfig) -> ImageModality:
+def build(
+    items: Sequence[Image.Image], settings: Settings, config: PretrainConfig, checkpoints: Checkpoints | None = None
+) -> ImageModality:
     """A fresh base: a codec trained on the items (or that of `config.codec_from`) and an untrained transformer.
+
+    Args:
+        checkpoints: where the codec's training is saved, and continued from.
 
     Raises:
         InputError: sizes that do not fit, or pictures or folders that cannot be read.
     """
-    codec = new_codec(items, settings, config)
+    codec = new_codec(items, settings, config, checkpoints)
     shape = TransformerConfig(
         num_codes=codec.num_codes,
         num_positions=codec.grid[0] * codec.grid[1],
@@ -58,20 +67,20 @@ def build(items: Sequence[Image.Image], settings: Settings, config: PretrainConf
     return ImageModality(new_transformer(shape, config.seed), codec, settings)
 
 
-def load(folder: str | Path, settings: Settings) -> ImageModality:
+def load(folder: str | Path, settings: Settings, allow_pickle_weights: bool = False) -> ImageModality:
     """A base or run: a folder in ImageGPT's layout with `codec/` or a palette, or a hub id.
 
     Raises:
         InputError: it is not there, incomplete, of another architecture, or does not fit the settings.
     """
-    path = locate(str(folder))
+    path = locate(str(folder), allow_pickle_weights)
     shape, codec = read_config(path), load_codec(path)
     if settings.image_size not in (None, codec.image_size):
         raise InputError(f"--image-size {settings.image_size}: the pictures of {folder} are {codec.image_size} wide")
     found, needed = (shape.num_codes, shape.num_positions), (codec.num_codes, codec.grid[0] * codec.grid[1])
     if found != needed:
         raise InputError(f"{folder}: the model has {found} codes and positions, its picture tokenizer {needed}")
-    return ImageModality(load_transformer(path), codec, settings)
+    return ImageModality(load_transformer(path, allow_pickle_weights), codec, settings)
 
 
 @final
@@ -144,7 +153,14 @@ class ImageModality:
         return torch.cat([prompt.new_full((len(prompt), 1), self.start_token, dtype=torch.long), prompt.long()], 1)
 
     def encode_prompt(self, item: Image.Image, number: int | None = None) -> Tensor:
-        """A picture -> (P,), the start token and the codes of its upper rows."""
+        """A picture -> (P,), the start token and the codes of its upper rows.
+
+        Raises:
+            InputError: it is no picture.
+        """
+        if not isinstance(item, Image.Image):
+            which = "prompt" if number is None else f"prompt {number}"
+            raise InputError(f"{which}: is of type {type(item).__name__}; a picture (PIL) is needed")
         return self.prompts(self._encode([item], range(1), False))[0]
 
     def prompts(self, tokens: Tensor) -> Tensor:
@@ -211,9 +227,18 @@ class ImageModality:
         nothing = torch.empty(len(rows), 0, dtype=torch.long)
         return grid.draw({title: self.assemble(rows, part) for title, part in {"prompt": nothing, **columns}.items()})
 
-    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
-        """Shares of what repeats the row or code above; see `measures.copying`."""
-        return measures.copying(prompts, completions, self.width)
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """What a completion copies and repeats on the grid of codes, and the use of the code book; see `measures`."""
+        return {
+            **measures.copying(prompts, completions, self.width),
+            **measures.patch_repetition(prompts, completions, self.width),
+            **measures.runs(completions),
+            **measures.code_use(completions, self.codec.num_codes),
+        }
+
+    def yardstick(self, training: Tensor, originals: Tensor) -> ImageYardstick:
+        """Distances to the training pictures (N, T) and to the originals (M, T), all as the codec renders them."""
+        return ImageYardstick(self.assemble, training, originals, self.width)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """The transformer as transformers reads an ImageGPT, and the codec beside it."""

@@ -8,19 +8,22 @@ Shape letters: N sequences, B batch, T tokens, P prompt, S completion.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from hypergen.checkpoints import Checkpoints
 from hypergen.config import PAPER_RECIPE, PretrainConfig, fill
 from hypergen.errors import InputError
 from hypergen.text import base, codec, files, page
 from hypergen.text.anatomy import context_length, text_config
 from hypergen.text.config import Settings
+from hypergen.text.measures import TextYardstick
 from hypergen.text.model import TextModel
 
 DEFAULT_PROMPTS = "stories"
@@ -28,17 +31,22 @@ DEFAULT_NEW_TOKENS = 256
 CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is chosen
 
 
-def read(source: str, settings: Settings) -> list[str]:
-    """Documents of a .txt or .jsonl file, of the built-in stories, or of hub:ID.
+def read(source: str, settings: Settings, skip_bad: int = 0) -> list[str]:
+    """Documents of a .txt or .jsonl file, of the built-in stories, or of hub:ID; up to `skip_bad` bad rows passed over.
 
     Raises:
         InputError: the source cannot be read, is malformed, or has no text.
     """
-    return files.read(source, settings)
+    return files.read(source, settings, skip_bad)
 
 
-def build(items: Sequence[str], settings: Settings, config: PretrainConfig) -> TextModality:
+def build(
+    items: Sequence[str], settings: Settings, config: PretrainConfig, checkpoints: Checkpoints | None = None
+) -> TextModality:
     """A fresh base: a BPE trained on the items (or the codec of `config.codec_from`) and an untrained Llama.
+
+    Args:
+        checkpoints: not used; a BPE takes seconds and comes out the same each time.
 
     Raises:
         InputError: the codec cannot be loaded or has no end token, or width and heads do not fit.
@@ -62,21 +70,36 @@ def build(items: Sequence[str], settings: Settings, config: PretrainConfig) -> T
     return TextModality(TextModel(causal), tokenizer, settings)
 
 
-def load(folder: str | Path, settings: Settings) -> TextModality:
+def load(folder: str | Path, settings: Settings, allow_pickle_weights: bool = False) -> TextModality:
     """A base or run: a folder in the layout of `save_pretrained`, or a hub id.
+
+    An open `sequence_length` becomes the paper's, or the context where that is smaller; the prompt fits into it.
 
     Raises:
         InputError: it is not there, not a plain causal language model, incomplete, or does not fit the settings.
     """
-    settings = fill(settings, PAPER_RECIPE)
-    length = settings.sequence_length or 0
-    if settings.prompt_length >= length:
-        raise InputError(f"--prompt-length {settings.prompt_length}: must be below --sequence-length {length}")
-    source = base.locate(str(folder))
+    _check_prompt(settings)
+    source = base.locate(str(folder), allow_pickle_weights)
     config = base.read_config(source)
     tokenizer = codec.load_tokenizer(source.name, source.local_files_only)
-    _check_fit(source.name, config.get_text_config(decoder=True), tokenizer, length)
+    language_model = config.get_text_config(decoder=True)
+    settings = _within(settings, context_length(language_model))
+    _check_fit(source.name, language_model, tokenizer, settings.sequence_length or 0)
     return TextModality(TextModel(base.load_causal(source, config)), tokenizer, settings)
+
+
+def _check_prompt(settings: Settings) -> None:
+    prompt, length = settings.prompt_length, settings.sequence_length
+    if length is not None and prompt >= length:
+        raise InputError(f"--prompt-length {prompt}: must be below --sequence-length {length}")
+
+
+def _within(settings: Settings, context: int) -> Settings:
+    """The settings with an open sequence length chosen for a model of this context."""
+    if settings.sequence_length is not None:
+        return settings
+    length = min(fill(settings, PAPER_RECIPE).sequence_length, context)
+    return replace(settings, sequence_length=length, prompt_length=min(settings.prompt_length, length - 1))
 
 
 def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
@@ -165,6 +188,7 @@ class TextModality:
         Raises:
             InputError: it leaves no room in the context, or has ids that the model lacks.
         """
+        _check_text(item, number)
         ids = next(codec.tokenize(self.tokenizer, [item], special=False))
         prompt = self.begin(torch.tensor([ids], dtype=torch.long))[0]
         context = self.model.context_length
@@ -220,9 +244,13 @@ class TextModality:
         texts = {title: self.assemble(rows, completions) for title, completions in columns.items()}
         return page.comparison_table(self.decode(prompts), texts)
 
-    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, float]:
-        """Nothing so far that needs the meaning of a token."""
+    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Nothing: what needs the texts themselves is in `yardstick`."""
         return {}
+
+    def yardstick(self, training: Tensor, originals: Tensor) -> TextYardstick:
+        """BLEU against the training texts (N, T) and among completions, MAUVE against the originals (M, T)."""
+        return TextYardstick(self.model, self.decode, training, originals)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
@@ -275,6 +303,16 @@ class TextModality:
             piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
             raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
         return tokens
+
+
+def _check_text(item: Any, number: int | None) -> None:
+    which = "prompt" if number is None else f"prompt {number}"
+    if not isinstance(item, str):
+        raise InputError(f"{which}: is of type {type(item).__name__}; a text is needed")
+    try:
+        item.encode("utf-8")
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 arrive like this
+        raise InputError(f"{which}: is not text that UTF-8 can write") from None
 
 
 def _shuffled(items: Sequence[str], generator: torch.Generator) -> Iterator[str]:

@@ -1,13 +1,9 @@
-"""The grid to look at, and the measures of copying. Alone: pytest tests/image/test_looks.py"""
-
-import math
+"""The grid to look at. Alone: pytest tests/image/test_looks.py"""
 
 import pytest
-import torch
 from PIL import Image
 
 from hypergen.image.grid import GAP, LEAST_SIDE, draw
-from hypergen.image.measures import copying
 from tests.image.tiny import pictures
 
 
@@ -31,29 +27,3 @@ def test_titles_are_on_white_and_inside():
 
 def test_a_word_wider_than_its_picture_widens_the_column():
     assert draw({"incomprehensibilities": pictures(1)}).width > LEAST_SIDE + 2 * GAP
-
-
-def measured(prompts, completions, width=3):
-    return copying(torch.tensor([[99, *row] for row in prompts]), torch.tensor(completions), width)
-
-
-def test_every_row_is_the_prompt_s_last():
-    assert measured([[1, 2, 3]], [[1, 2, 3, 1, 2, 3]]) == {"rows_copied": 1.0, "codes_equal_above": 1.0}
-
-
-def test_share_over_all_pictures():
-    found = measured([[1, 2, 3], [1, 2, 3]], [[1, 2, 3, 4, 5, 6], [4, 2, 6, 4, 2, 6]])
-    assert found["rows_copied"] == 2 / 4 and found["codes_equal_above"] == 7 / 12
-
-
-def test_without_prompt_the_first_row_has_nothing_above():
-    assert measured([[]], [[1, 2, 3, 1, 2, 3]]) == {"rows_copied": 1.0, "codes_equal_above": 1.0}
-
-
-def test_rows_that_the_prompt_began_do_not_count():
-    found = measured([[1, 2, 3, 1]], [[2, 3, 1, 2, 4]])
-    assert found == {"rows_copied": 0.0, "codes_equal_above": 4 / 5}
-
-
-def test_nothing_to_compare_is_nan():
-    assert all(math.isnan(value) for value in measured([[]], [[1, 2]]).values())

@@ -1,0 +1,107 @@
+"""Generated pictures against real ones: distances between the two sets, and the nearest training picture.
+
+What works on features takes any (N, D); `features` has the network that needs no download.
+Does not know: codes, models, how pictures were generated.
+
+Shape letters: B generated, M real, N training pictures, D features, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hypergen import extras
+from hypergen.errors import InputError
+from hypergen.image.pixels import chunks
+
+LEAST_FOR_FID = 2048  # pictures; a covariance of 2,048 features has no full rank from fewer, and the bias is large
+NEIGHBOURS = 3  # k of the published precision and recall
+CHUNK = 256  # training pictures held as floats at once
+
+
+def kid(generated: Tensor, real: Tensor) -> float:
+    """Kernel distance between features (B, D) and (M, D): the unbiased squared MMD under (x y / D + 1)^3.
+
+    0 where the two sets are alike, also slightly below; no upper end. Taken over all features at once, the first of the
+    larger set, so there is no random choice of subsets. Computed by torchmetrics.
+    Source: Binkowski et al., arXiv 1801.01401.
+
+    Raises:
+        InputError: torchmetrics is not installed, or a side has fewer than 2 pictures.
+    """
+    count = min(len(generated), len(real))
+    if count < 2:
+        raise InputError(f"KID of {len(generated)} against {len(real)} pictures: at least 2 of each are needed")
+    mmd = extras.load("torchmetrics.image.kid", "KID").poly_mmd
+    return float(mmd(real[:count].double(), generated[:count].double()))
+
+
+def fid(generated: Tensor, real: Tensor) -> float:
+    """Frechet distance between Gaussians fitted to features (B, D) and (M, D), 0 or more. Computed by torchmetrics.
+
+    Its bias falls only slowly with the number of pictures, so small sets are refused; `kid` has no such bias.
+    Source: Heusel et al., arXiv 1706.08500.
+
+    Raises:
+        InputError: a side has fewer than 2,048 pictures, or torchmetrics is not installed.
+    """
+    if min(len(generated), len(real)) < LEAST_FOR_FID:
+        sizes = f"{len(generated)} against {len(real)} pictures"
+        raise InputError(f"FID of {sizes}: at least {LEAST_FOR_FID:,} of each are needed; KID is used for fewer")
+    network = nn.Identity()
+    network.num_features = torch.tensor(real.shape[1])
+    distance = extras.load("torchmetrics.image.fid", "FID").FrechetInceptionDistance(feature=network)
+    distance.update(real.double(), real=True)
+    distance.update(generated.double(), real=False)
+    return float(distance.compute())
+
+
+def coverage_values(generated: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
+    """Improved precision and recall on features (B, D) and (M, D), 1 or 0 for each picture.
+
+    `precision` (B,): whether a generated picture lies within the distance from some real one to its k-th nearest other
+    real one; its mean is the share of generated pictures that look real. `recall` (M,): the same with the sides
+    exchanged; its mean is the share of real pictures that the generator covers.
+    Source: Kynkaanniemi et al., arXiv 1904.06991, with its k = 3.
+
+    Raises:
+        InputError: a side has no more than k pictures.
+    """
+    if min(len(generated), len(real)) <= neighbours:
+        sizes = f"{len(generated)} against {len(real)} pictures"
+        raise InputError(f"precision and recall of {sizes}: more than {neighbours} of each are needed")
+    return {
+        "precision": _inside(generated, real, neighbours),
+        "recall": _inside(real, generated, neighbours),
+    }
+
+
+def nearest_training_values(generated: Tensor, training: Tensor, first_row: int = 0) -> Tensor:
+    """Distance from each picture (B, 3, S, S) uint8 to the nearest of the training pictures (N, 3, S, S) uint8, (B,).
+
+    Root mean square over pixels and colours, 0 (a copy) to 255 grey levels; nan where there is no training picture.
+    A smooth picture is nearer to anything than a detailed one: read it beside the value of the originals.
+    Source: the usual nearest-neighbour check for memorisation, in numbers.
+
+    Args:
+        first_row: of pixels, to look only at what was completed.
+    """
+    flat = generated[:, :, first_row:].flatten(1).float()
+    nearest = torch.full((len(flat),), torch.inf)
+    for rows in chunks(len(training), CHUNK):
+        others = training[rows, :, first_row:].flatten(1).float()
+        nearest = torch.minimum(nearest, _distances(flat, others).amin(1))
+    return (nearest / flat.shape[1] ** 0.5).double().where(nearest < torch.inf, torch.nan)
+
+
+def _inside(points: Tensor, centres: Tensor, neighbours: int) -> Tensor:
+    """(B, D) and (M, D) -> (B,), 1 where a point is no farther from a centre than that centre's k-th neighbour."""
+    points, centres = points.double(), centres.double()
+    radii = _distances(centres, centres).fill_diagonal_(torch.inf).kthvalue(neighbours, 1).values
+    return (_distances(points, centres) <= radii).any(1).double()
+
+
+def _distances(left: Tensor, right: Tensor) -> Tensor:
+    """(B, D) and (M, D) -> (B, M), exactly 0 between equal rows."""
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
