@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hypergen.versions import require_versions
+
 if TYPE_CHECKING:
     from hypergen.api import evaluate as evaluate
     from hypergen.api import fit as fit
@@ -48,6 +50,7 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'hypergen' has no attribute '{name}'")
+    require_versions()
     return getattr(importlib.import_module(f"hypergen.{_HOMES[name]}"), name)
 
 

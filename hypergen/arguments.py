@@ -6,7 +6,6 @@ Does not know: which verbs and options there are. Imports only the standard libr
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from hypergen.config import flag
 from hypergen.errors import InputError
+from hypergen.strict_json import read_limited, read_object
 
 BOX = "╭╮╰╯─│┃━┌┐└┘+-|"  # drawn in one of several alphabets
 NOT_A_NUMBER = re.compile(r"^Error parsing (--\S+): .*?(INT|int\(\)|float\b|FLOAT)[^']*'([^']*)'.*")
@@ -41,16 +41,15 @@ def typed_flags(arguments: Sequence[str]) -> set[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    where = f"--config {path}"
+    if path.suffix != ".toml":
+        return read_object(path, where)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from error
+        return tomllib.loads(read_limited(path, where).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--config {path}: is not {'TOML' if path.suffix == '.toml' else 'JSON'} ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--config {path}: must hold keys and values")
-    return content
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where}: is not TOML ({error})") from error
 
 
 def _as_flag(name: str, value: Any) -> list[str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from hypergen import api, registry, report, run
 from hypergen.disk import disk_errors, publish, write_file
 from hypergen.errors import InputError
+from hypergen.kept_completions import kept
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import trim
-from hypergen.report_table import printable
+from hypergen.report_table import is_printable, printable
 from hypergen.resolve import refuse_empty, stored_settings
 
 if TYPE_CHECKING:
@@ -33,9 +34,23 @@ def generate(command: Generate) -> None:
     items = _items(command, name, settings)
     if command.decoding.block_citations:
         stored_tokens(Path(command.run), TRAINING_TOKENS)
-    loaded = api.load(command.run, modality=name, device=command.device, **command.settings.given())
+    loaded = api.load(
+        command.run,
+        modality=name,
+        device=command.device,
+        allow_pickle_weights=command.allow_pickle_weights,
+        **command.settings.given(),
+    )
     rows = loaded.prompt_rows(items)[: command.count]
-    completions = loaded.complete(rows, command.max_new_tokens, **asdict(command.decoding))
+    decoding = asdict(command.decoding)
+    with kept(target, Path(command.run), decoding | {"new": command.max_new_tokens}, rows) as keep:
+        completions = loaded.complete(rows, command.max_new_tokens, keep=keep, **decoding)
+        _deliver(command, loaded, rows, completions)
+
+
+def _deliver(command: Generate, loaded: Run, rows: list[Tensor], completions: Tensor) -> None:
+    """Print or write what was generated."""
+    target = Path(command.output) if command.output else None
     items = loaded.modality.assemble(rows, completions)
     end = loaded.modality.end_token if command.decoding.stop_at_end else None
     records = [
@@ -62,7 +77,7 @@ def _items(command: Generate, name: str, settings: Any) -> Any:
         raise InputError("--prompt and --prompts: give one of them")
     items: Any = list(command.prompt) or None
     if command.prompts:
-        items = registry.adapter(name).read(command.prompts, settings)
+        items = registry.adapter(name).read(command.prompts, settings, command.skip_bad)
     available = len(stored_tokens(Path(command.run), HELD_OUT_TOKENS) if items is None else items)
     if command.count is not None and available < command.count:
         raise InputError(f"--count {command.count}: there are {available} prompts")
@@ -80,9 +95,11 @@ def evaluate(command: Evaluate) -> None:
         print(json.dumps(compared.records))
     else:
         report.terminal(compared.records, report.brief(compared.records))
+        for sentence in report.verdicts(compared.records):
+            print(sentence)
     if folder is not None:
         publish(folder, lambda temporary: write_comparison(temporary, compared))
-        print(f"look at {folder}") if not command.json else None
+        print(f"look at {printable(str(folder))}") if not command.json else None
 
 
 def write_comparison(folder: Path, compared: Any) -> None:
@@ -93,7 +110,7 @@ def write_comparison(folder: Path, compared: Any) -> None:
     if not isinstance(figure, str):
         figure.save(folder / "grid.png")
         figure = (folder / "grid.png").read_bytes()
-    page = report.page("hypergen: comparison", compared.records, {}, {}, figure)
+    page = report.page("hypergen: comparison", compared.records, compared.notes, {}, figure)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -147,5 +164,5 @@ def _show(items: list[Any]) -> None:
     if not all(isinstance(item, str) for item in items):
         raise InputError("--output: needed for what cannot be printed, a folder or a .png file")
     for number, item in enumerate(items, 1):
-        clean = "".join(sign for sign in item if sign.isprintable() or sign == "\n")
+        clean = "".join(sign for sign in item if sign == "\n" or is_printable(sign))
         print(f"--- {number}\n{clean}")

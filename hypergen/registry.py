@@ -1,20 +1,21 @@
 """Which module serves which modality: the only core file that names one.
 
 A package listed here has `config.Settings` (its frozen dataclass of options, importable without torch) and, in its
-module `modality`, the functions `read(source, settings) -> items` (checks a source before any model is loaded),
-`build(items, settings, pretrain_config)` and `load(folder or hub id, settings)`, and the constant `DEFAULT_PROMPTS`:
+module `modality`, the functions `read(source, settings, skip_bad=0) -> items` (checks a source before any model is
+loaded; `hypergen.skipping`), `build(items, settings, pretrain_config)` and
+`load(folder or hub id, settings, allow_pickle_weights=False)`, and the constant `DEFAULT_PROMPTS`:
 the built-in source of held-out items for a base hyperfitted on its own samples, or None to draw those as well.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hypergen.errors import InputError
+from hypergen.strict_json import read_object
 
 MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}
 
@@ -45,20 +46,8 @@ def identify(folder: Path) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file.
-
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content
+    """The object in a JSON file; None where there is no such file. Raises as `strict_json.read_object`."""
+    return read_object(path) if path.is_file() else None
 
 
 def _package(name: str) -> str:

@@ -6,6 +6,7 @@ Does not know: training, decoding, what an item is.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import resources
@@ -17,9 +18,11 @@ import torch
 
 from hypergen import registry
 from hypergen.batches import generator
-from hypergen.config import PAPER_RECIPE, FitConfig, fill, flag
+from hypergen.config import PAPER_RECIPE, FitConfig, Precision, fill, flag
 from hypergen.errors import InputError
+from hypergen.run import check_finished
 
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "avx_ne_convert", "bf16", "sve_bf16")  # cpuinfo's names
 OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SHARE = 4  # at most one item in so many is held out
 
@@ -79,6 +82,8 @@ def modality_of(asked: str | None, model: str | None) -> str:
         InputError: neither tells, or the two differ.
     """
     folder = Path(model) if model else None
+    if folder is not None:
+        check_finished(folder)
     found = registry.identify(folder) if folder and folder.is_dir() else None
     if asked is None and found is None:
         reason = "does not tell its modality" if folder and folder.is_dir() else "no such folder"
@@ -90,12 +95,15 @@ def modality_of(asked: str | None, model: str | None) -> str:
 
 
 def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
-    """Modality and settings of a run, base or hub model: what its record says, with what the user gave on top."""
+    """Modality and settings of a run, base or hub model: what its record says, with what the user gave on top.
+
+    What neither says stays open, so that the adapter can take what suits the model.
+    """
     name = modality_of(asked, source)
     stored = read_record(source).get("settings", {})
     if not isinstance(stored, dict):
         raise InputError(f"{Path(source) / 'hypergen.json'}: 'settings' must hold an object")
-    return name, make_settings(name, stored | given, PAPER_RECIPE)
+    return name, make_settings(name, stored | given, {})
 
 
 def read_record(source: str) -> dict[str, Any]:
@@ -111,10 +119,10 @@ def fit_recipe(record: dict[str, Any], data: str) -> dict[str, Any]:
 
 def read_items(adapter: ModuleType, settings: Any, config: FitConfig) -> tuple[Any, Any]:
     """Training and held-out items; None where they are drawn from the base."""
-    items = None if config.data == OWN else adapter.read(config.data, settings)
+    items = None if config.data == OWN else adapter.read(config.data, settings, config.skip_bad)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
     if prompts is not None:
-        return items, None if prompts == OWN else adapter.read(prompts, settings)
+        return items, None if prompts == OWN else adapter.read(prompts, settings, config.skip_bad)
     if items is None:
         return None, None
     return split_items(items, config.held_out_samples, config.seed, config.data, "--prompts")
@@ -153,19 +161,20 @@ class _Chosen(Sequence):
         return self.items[self.order[index]]
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, mps or cpu, whichever the machine has.
+def pick_device(name: str, precision: Precision = "fp32") -> torch.device:
+    """`auto` is cuda, mps or cpu, whichever the machine has; one line on stderr where it can only imitate bf16.
 
     Raises:
         InputError: the machine lacks it.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = accelerator or torch.device("cpu") if name == "auto" else torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N, mps") from error
     if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
         raise InputError(f"--device {name}: this machine has {accelerator or 'only a cpu'}")
+    if precision == "bf16" and device.type == "cpu" and not any(map(torch.cpu.get_capabilities().get, BF16_UNITS)):
+        told = "--precision bf16: this cpu has no bf16 units and is slower with it than with fp32"
+        print(f"hypergen: {told}", file=sys.stderr)
     return device

@@ -182,7 +182,7 @@ class Reader:
     DEFAULT_PROMPTS = "built-in"
 
     @staticmethod
-    def read(source, settings):
+    def read(source, settings, skip_bad):
         return [source] * 8
 
 

@@ -1,7 +1,8 @@
 """A transformer <-> `config.json` and `model.safetensors` as `transformers.ImageGPTForCausalImageModeling` has them.
 
 Names, shapes and layout of the weights are the same on both sides, so nothing is converted. Settings that would change
-the logits and that `ImageTransformer` does not have are refused by name. Reads safetensors only.
+the logits and that `ImageTransformer` does not have are refused by name. Reads safetensors; pickled weights only where
+the user says so, by torch's restricted unpickler alone.
 Does not know: codecs, training, the hub.
 """
 
@@ -17,10 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hypergen.errors import InputError
+from hypergen.hub import first_line
 from hypergen.image.storage import follow_umask
 from hypergen.image.transformer import ImageTransformer, TransformerConfig
+from hypergen.strict_json import read_object
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, PICKLED = "model.safetensors", "config.json", "pytorch_model.bin"
+MOST_LAYERS = 1000  # so that a configuration alone cannot fill the memory; ImageGPT's largest has 48
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry along
 REQUIRED = {
     "model_type": "imagegpt",
@@ -54,7 +58,7 @@ def to_json(config: TransformerConfig) -> dict[str, Any]:
 
 def read_config(folder: Path) -> TransformerConfig:
     """The shape that `config.json` in a folder tells, or InputError."""
-    return from_json(read_json(folder / CONFIG), str(folder / CONFIG))
+    return from_json(read_object(folder / CONFIG), str(folder / CONFIG))
 
 
 def from_json(content: dict[str, Any], where: str) -> TransformerConfig:
@@ -74,6 +78,8 @@ def from_json(content: dict[str, Any], where: str) -> TransformerConfig:
         values[key] = content.get(key, switch)
         if type(values[key]) is not bool:
             raise InputError(f"{where}: {key} is {values[key]!r}; must be true or false")
+    if values["num_layers"] > MOST_LAYERS:
+        raise InputError(f"{where}: n_layer is {values['num_layers']}; must be at most {MOST_LAYERS}")
     if content.get("n_inner") is not None:
         values["inner_width"] = _size(content, "n_inner", 0, where)
     if values["width"] % values["num_heads"]:
@@ -98,19 +104,14 @@ def save_transformer(model: ImageTransformer, folder: Path, dtype: torch.dtype =
     follow_umask(folder)
 
 
-def load_transformer(folder: Path) -> ImageTransformer:
+def load_transformer(folder: Path, allow_pickle_weights: bool = False) -> ImageTransformer:
     """A checkpoint -> fp32 weights on the CPU, in evaluation mode.
 
     Raises:
         InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
     """
-    config, path = read_config(folder), folder / WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{folder}: no {WEIGHTS}; weights are read from one safetensors file only")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    config = read_config(folder)
+    path, weights = _read_weights(folder, allow_pickle_weights)
     weights = {name: weight for name, weight in weights.items() if not name.endswith(BUFFERS)}
     with torch.device("meta"):
         model = ImageTransformer(config)
@@ -118,6 +119,28 @@ def load_transformer(folder: Path) -> ImageTransformer:
     model.to_empty(device="cpu")
     model.load_state_dict(weights)  # copies into fp32
     return model.eval()
+
+
+def _read_weights(folder: Path, allow_pickle_weights: bool) -> tuple[Path, dict[str, torch.Tensor]]:
+    path, pickled = folder / WEIGHTS, folder / PICKLED
+    if path.is_file():
+        try:
+            return path, load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
+    if not pickled.is_file():
+        raise InputError(f"{folder}: no {WEIGHTS}; weights are read from one safetensors file only")
+    if not allow_pickle_weights:
+        raise InputError(f"{folder}: has only pickled weights, which can run code; convert them to {WEIGHTS}")
+    try:
+        weights = torch.load(pickled, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the restricted unpickler meets
+        raise InputError(f"{pickled}: cannot be read ({first_line(error)})") from None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()
+    ):
+        raise InputError(f"{pickled}: must hold weights by name and nothing else")
+    return pickled, weights
 
 
 def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: Path) -> None:
@@ -131,16 +154,3 @@ def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.T
             raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
         if not bool(torch.isfinite(weight).all()):
             raise InputError(f"{path}: {name} has values that are not finite")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or InputError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content

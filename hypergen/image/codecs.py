@@ -9,14 +9,16 @@ Shape letters: N pictures, K codes, h w code grid.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from hypergen.checkpoints import Checkpoints
 from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.image import colors, vq
@@ -51,8 +53,13 @@ class Codec(Protocol):
         ...
 
 
-def new_codec(pictures: Sequence[Image.Image], settings: Settings, config: PretrainConfig) -> Codec:
+def new_codec(
+    pictures: Sequence[Image.Image], settings: Settings, config: PretrainConfig, checkpoints: Checkpoints | None = None
+) -> Codec:
     """The codec of `config.codec_from`, or one fitted to the pictures.
+
+    Args:
+        checkpoints: where the training of a VQ codec is saved, and continued from.
 
     Raises:
         InputError: sizes that do not fit, or pictures or folders that cannot be read.
@@ -65,7 +72,13 @@ def new_codec(pictures: Sequence[Image.Image], settings: Settings, config: Pretr
         return colors.ColorClusters.fit(pixels, num_codes, size, config.seed)
     vq.check_divisible(size, PATCH)
     pixels = _pixels(pictures, size, vq.VQTokenizer.resampling, config.seed)
-    network = train_vq(pixels, num_codes, config.codec_steps, config.seed, _device(config.device))
+    resumable: dict[str, Any] = {}
+    if checkpoints is not None:
+        own = checkpoints.part(".", {"pictures of SHA-256": hashlib.sha256(pixels.numpy().tobytes()).hexdigest()})
+        signals = own.signals
+        resumable = {"state": own.newest(), "on_checkpoint": own.save, "stop_signal": signals.number}
+        resumable |= {"whole_steps": signals.noting(), "checkpoint_every": config.checkpoint_every}
+    network = train_vq(pixels, num_codes, config.codec_steps, config.seed, _device(config.device), **resumable)
     return vq.VQTokenizer(network, size)
 
 

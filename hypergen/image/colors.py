@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from hypergen.errors import InputError
-from hypergen.image.checkpoint import read_json
 from hypergen.image.pixels import BILINEAR, chunks, from_unit, to_pictures, to_pixels, to_unit
 from hypergen.image.vq_training import CodeBook, nearest
+from hypergen.strict_json import read_object
 
 FILE = "preprocessor_config.json"
 PIXELS_TO_FIT = 200_000
@@ -77,7 +77,7 @@ class ColorClusters:
         Raises:
             InputError: no palette, or not one of colours in [-1, 1].
         """
-        content, where = read_json(folder / FILE), f"{folder / FILE}"
+        content, where = read_object(folder / FILE), f"{folder / FILE}"
         try:
             clusters = torch.tensor(content.get("clusters"), dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError):

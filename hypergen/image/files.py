@@ -3,7 +3,8 @@
 A source is a folder (searched recursively), a zip, one picture file, `cifar10`, or `hub:ID[:SPLIT]`. What is cheap is
 checked when the source is opened: it exists and holds at least one picture. Decoding happens, and fails, item by item.
 Every file is untrusted: only PNG, JPEG, WebP and BMP decoders run, the pixel count is read from the header before any
-pixel is decoded, and zip members are read in memory, never written to disk.
+pixel is decoded, and zip members are read in memory, never written to disk. Every picture becomes 8-bit RGB: grey,
+palette, CMYK and 16-bit colour are converted, transparency becomes white, an animation its first frame.
 Does not know: tokens, picture sizes that a model wants.
 """
 
@@ -23,12 +24,17 @@ from typing import Any, BinaryIO, overload
 from PIL import Image, ImageOps
 
 from hypergen.errors import InputError
+from hypergen.hub import HUB_ID, first_line, is_offline
+from hypergen.progress import track
+from hypergen.skipping import skipping
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALLOWED = "PNG, JPEG, WebP or BMP"
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 4 * MAX_PIXELS + 65_536  # the largest uncompressed BMP below the pixel cap
+MAX_RATIO = 100  # bytes that one byte of a zip may stand for
+SMALL = 2**20  # bytes below which no ratio does harm
 DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -62,27 +68,58 @@ class Pictures(Sequence[Image.Image]):
         return self._load(self._rows[index])
 
 
-def read(source: str) -> Pictures:
+def read(source: str, skip_bad: int = 0) -> Pictures:
     """A source -> its pictures, in sorted order of their names.
 
+    Args:
+        skip_bad: bad pictures that are passed over and counted, at most; to find them all are decoded once now.
+
     Raises:
-        InputError: no such source, or no picture in it.
+        InputError: no such source, no picture in it, or more bad ones.
     """
+    pictures = _open(source)
+    return _good_ones(source, pictures, skip_bad) if skip_bad else pictures
+
+
+def _good_ones(source: str, pictures: Pictures, skip_bad: int) -> Pictures:
+    good = []
+    with skipping(source, skip_bad) as skip, track("check pictures", len(pictures)) as advance:
+        for row in range(len(pictures)):
+            try:
+                pictures[row]
+            except InputError as error:
+                skip(error)
+            else:
+                good.append(row)
+            advance()
+    if not good:
+        raise InputError(f"pictures '{source}': none of {len(pictures)} can be read")
+    return Pictures(pictures.__getitem__, good)
+
+
+def _open(source: str) -> Pictures:
     name, _, split = source.partition(":")
     if name == "cifar10":
         return _cifar10(split or "train")
     if name == "hub":
         return _hub(split)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if _is(path.is_dir, source):
         return _folder(path)
-    if not path.is_file():
+    if not _is(path.is_file, source):
         raise InputError(f"pictures '{source}': no such file or folder; allowed are also cifar10 and hub:ID")
     if path.suffix.lower() == ".zip":
         return _zip(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"pictures '{source}': not a picture by its name; allowed are {', '.join(SUFFIXES)}, .zip")
     return _files([path])
+
+
+def _is(test: Callable[[], bool], source: str) -> bool:
+    try:
+        return test()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"pictures '{source}': cannot be read ({error.strerror})") from None
 
 
 def open_picture(stream: BinaryIO, where: str) -> Image.Image:
@@ -93,6 +130,7 @@ def open_picture(stream: BinaryIO, where: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata, of which only the orientation is used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(stream, formats=FORMATS)
             if picture.width * picture.height > MAX_PIXELS:
@@ -107,7 +145,7 @@ def open_picture(stream: BinaryIO, where: str) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise InputError(f"{where}: not a {ALLOWED} picture") from None
     except DECODING_ERRORS as error:
-        raise InputError(f"{where}: damaged picture ({_one_line(error)})") from None
+        raise InputError(f"{where}: damaged picture ({first_line(error)})") from None
 
 
 def _rgb(picture: Image.Image, where: str) -> Image.Image:
@@ -119,16 +157,17 @@ def _rgb(picture: Image.Image, where: str) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _files(paths: list[Path]) -> Pictures:
     def load(row: int) -> Image.Image:
         path = paths[row]
         try:
-            if path.stat().st_size == 0:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+                raise InputError(f"{path}: is not a regular file")
+            if found.st_size == 0:
                 raise InputError(f"{path}: the file is empty")
+            if found.st_size > MAX_BYTES:
+                raise InputError(f"{path}: has {found.st_size:,} bytes; at most {MAX_BYTES:,} are allowed")
             with path.open("rb") as stream:
                 return open_picture(stream, str(path))
         except OSError as error:
@@ -154,8 +193,8 @@ def _zip(path: Path) -> Pictures:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"zip '{path}': cannot be read ({_one_line(error)})") from None
-    members = sorted(_members(archive, path), key=lambda member: member.filename)
+        raise InputError(f"zip '{path}': cannot be read ({first_line(error)})") from None
+    members = sorted(_members(archive, path, path.stat().st_size), key=lambda member: member.filename)
     if not members:
         raise InputError(f"zip '{path}': no picture in it; allowed are {', '.join(SUFFIXES)}")
 
@@ -166,15 +205,18 @@ def _zip(path: Path) -> Pictures:
         try:
             content = archive.read(members[row])
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise InputError(f"{where}: cannot be read ({_one_line(error)})") from None
+            raise InputError(f"{where}: cannot be read ({first_line(error)})") from None
         return open_picture(io.BytesIO(content), where)
 
     return Pictures(load, range(len(members)))
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, path: Path, num_bytes: int) -> list[zipfile.ZipInfo]:
     """The members that are pictures by their name; one unsafe member of any kind refuses the archive."""
     members = []
+    total = sum(member.file_size for member in archive.infolist())
+    if total > max(MAX_RATIO * num_bytes, SMALL):  # also where members overlap, each of which seems honest
+        raise InputError(f"zip '{path}': would unpack to {total:,} bytes, more than {MAX_RATIO} times its size")
     for member in archive.infolist():
         reason = _unsafe(member)
         if reason:
@@ -196,6 +238,8 @@ def _unsafe(member: zipfile.ZipInfo) -> str | None:
         return "a symbolic link"
     if member.flag_bits & 1:
         return "encryption"
+    if member.file_size > max(MAX_RATIO * member.compress_size, SMALL):
+        return f"a member of more than {MAX_RATIO} times its compressed size"
     if member.file_size > MAX_BYTES and name.lower().endswith(SUFFIXES):
         return f"a picture of {member.file_size:,} bytes (most: {MAX_BYTES:,})"
     return None
@@ -214,8 +258,8 @@ def _cifar10(split: str) -> Pictures:
     root = cache_folder()
     try:
         dataset = CIFAR10(str(root), train=split == "train", download=not _offline())
-    except (RuntimeError, OSError) as error:
-        hint = "HF_HUB_OFFLINE is set" if _offline() else _one_line(error)
+    except Exception as error:  # whatever torchvision, network and a damaged archive raise
+        hint = "HF_HUB_OFFLINE is set" if _offline() else first_line(error)
         raise InputError(f"cifar10: not in {root} and not downloaded ({hint})") from None
     return Pictures(lambda row: dataset[row][0], range(len(dataset)))
 
@@ -231,10 +275,14 @@ def _hub(name: str) -> Pictures:
     except ImportError:
         raise InputError(f"pictures 'hub:{name}': needs the package 'datasets'; pip install hypergen[hub]") from None
     name, _, split = name.partition(":")
+    if not HUB_ID.fullmatch(name):  # a path would be read from this machine
+        raise InputError(f"pictures 'hub:{name}': no data set id; it is written hub:ID or hub:ID:SPLIT")
+    if is_offline():
+        raise InputError(f"pictures 'hub:{name}': the hub cannot be reached from here")
     try:
         rows: Any = datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # whatever network, hub and parsers raise; the user can only read it
-        raise InputError(f"pictures 'hub:{name}': cannot be loaded ({_one_line(error)})") from None
+        raise InputError(f"pictures 'hub:{name}': cannot be loaded ({first_line(error)})") from None
     columns = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     if not columns or not len(rows):
         raise InputError(f"pictures 'hub:{name}': no picture column among {', '.join(rows.features) or 'none'}")

@@ -6,18 +6,18 @@ Does not know: what is in a file.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
 from hypergen.errors import InputError
+from hypergen.hub import HUB_ID, first_line, is_offline
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SAFE_FILES = ["*.safetensors", "*.json"]
+PICKLED_FILES = ["pytorch_model.bin"]
 
 
-def locate(name: str) -> Path:
+def locate(name: str, allow_pickle_weights: bool = False) -> Path:
     """A folder as it is, or the local snapshot of a hub id, downloaded where the hub can be reached.
 
     Raises:
@@ -31,10 +31,10 @@ def locate(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise InputError(f"{name}: no such folder")
     try:
-        return Path(snapshot_download(name, allow_patterns=SAFE_FILES))
+        patterns = SAFE_FILES + (PICKLED_FILES if allow_pickle_weights else [])
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=is_offline()))
     except Exception as error:  # whatever network and hub raise; the user can only read it
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name}: no such folder, and the hub does not give it ({reason})") from None
+        raise InputError(f"{name}: no such folder, and the hub does not give it ({first_line(error)})") from None
 
 
 def follow_umask(folder: Path) -> None:

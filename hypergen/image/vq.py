@@ -10,6 +10,7 @@ Shape letters: N pictures, K codes, D code dimension, h w code grid.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypergen.errors import InputError
-from hypergen.image.checkpoint import read_json
+from hypergen.hub import first_line
 from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
 from hypergen.image.storage import follow_umask
 from hypergen.image.vq_training import nearest
+from hypergen.strict_json import read_object
 
 SUBFOLDER = "codec"
 BATCH_SIZE = 256  # pictures
 BATCH_PIXELS = 2**18  # so fewer of large ones
+LARGEST_SIDE, MOST_LAYERS = 8192, 100  # pixels of a picture; layers of a block
 
 
 @final
@@ -86,6 +89,10 @@ class VQTokenizer:
         """`codec/` with `config.json` and `diffusion_pytorch_model.safetensors`, readable by diffusers."""
         with _quiet():
             copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder / SUBFOLDER, safe_serialization=True)
+        path = folder / SUBFOLDER / "config.json"
+        content = read_object(path)
+        content.pop("_name_or_path", None)  # where it was loaded from is nobody's business
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         follow_umask(folder / SUBFOLDER)
 
     @classmethod
@@ -95,15 +102,31 @@ class VQTokenizer:
         Raises:
             InputError: damaged, incomplete, or the size does not fit the stride.
         """
-        config, weights = read_json(folder / "config.json"), folder / "diffusion_pytorch_model.safetensors"
+        config, weights = read_object(folder / "config.json"), folder / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise InputError(f"{folder}: no {weights.name}; weights are read from safetensors only")
+        _check_sizes(folder / "config.json", config, weights.stat().st_size)
         try:
             model = load_vq(folder)
         except Exception as error:  # whatever diffusers and safetensors raise
             raise InputError(f"{folder}: the VQModel cannot be loaded ({' '.join(str(error).split())[:300]})") from None
         patch = max(1, math.isqrt(model.config.in_channels // 3))
         return cls(model, image_size or config.get("sample_size", 32) * patch, str(folder))
+
+
+def _check_sizes(path: Path, config: dict[str, Any], num_bytes: int) -> None:
+    """A network is built before its weights are compared, so its size must be one that the weights can have."""
+    for name, most in {"sample_size": LARGEST_SIDE, "layers_per_block": MOST_LAYERS}.items():
+        value = config.get(name, 1)
+        if type(value) is not int or not 0 < value <= most:
+            raise InputError(f"{path}: {name} is {value!r}; must be a whole number from 1 to {most}")
+    try:
+        with torch.device("meta"), _quiet():
+            model = VQModel.from_config(config)
+    except Exception as error:  # whatever diffusers and torch raise
+        raise InputError(f"{path}: is not one of a VQModel ({first_line(error)})") from None
+    if (count := sum(weight.numel() for weight in model.parameters())) > num_bytes:
+        raise InputError(f"{path}: says {count:,} weights, more than the {num_bytes:,} bytes of the file can hold")
 
 
 def load_vq(folder: Path) -> Any:
@@ -138,7 +161,7 @@ def _quiet() -> Iterator[None]:
 def is_vq_folder(folder: Path) -> bool:
     """Whether `config.json` there says VQModel."""
     path = folder / "config.json"
-    return path.is_file() and read_json(path).get("_class_name") == "VQModel"
+    return path.is_file() and read_object(path).get("_class_name") == "VQModel"
 
 
 def check_divisible(image_size: int, stride: int) -> None:

@@ -4,7 +4,8 @@ The network starts as the projection of each patch on its first principal compon
 their k-means, so training begins where patch-wise vector quantisation ends (22.9 dB on CIFAR-10) and only has to learn
 what the neighbourhood adds. It trains through the nearest code with a straight-through gradient (arXiv 1711.00937);
 the code book follows its latents as a moving average (appendix A.1 there), and codes that nothing uses are moved onto
-latents of the current batch until REVIVE_UNTIL of the steps.
+latents of the current batch until REVIVE_UNTIL of the steps. Like `hyperfit`, it continues exactly from a state, which
+here includes the generator of batches and revived codes.
 Does not know: tokens, transformers, files.
 
 Shape letters: N pictures, S side in pixels, B batch, K codes, D code dimension, C values of a patch, M vectors.
@@ -13,6 +14,8 @@ Shape letters: N pictures, S side in pixels, B batch, K codes, D code dimension,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,8 +23,10 @@ from diffusers import VQModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypergen.errors import Interrupted, NonFiniteError
 from hypergen.image.pixels import to_unit
 from hypergen.progress import track
+from hypergen.training_state import State, restore, snapshot
 
 PATCH = 4  # pixels a side that one code stands for: 32 x 32 pixels -> 8 x 8 codes
 WIDTH = 96  # channels
@@ -38,8 +43,29 @@ CARRIER = 15.0  # constant channels, well above the signal, that make group norm
 PICTURES_TO_START = 3000
 
 
-def train_vq(pixels: Tensor, num_codes: int, steps: int, seed: int, device: torch.device | str = "cpu") -> VQModel:
-    """Pixels (N, 3, S, S) uint8 -> a trained VQModel over patches (see `PATCH`), on the CPU, in evaluation mode."""
+def train_vq(
+    pixels: Tensor,
+    num_codes: int,
+    steps: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    *,
+    checkpoint_every: int = 0,
+    state: State | None = None,
+    on_checkpoint: Callable[[State], None] = lambda state: None,
+    stop_signal: Callable[[], int | None] = lambda: None,
+    whole_steps: AbstractContextManager = nullcontext(),  # noqa: B008 (stateless)
+) -> VQModel:
+    """Pixels (N, 3, S, S) uint8 -> a trained VQModel over patches (see `PATCH`), on the CPU, in evaluation mode.
+
+    Args:
+        checkpoint_every: steps between checkpoints; 0: only when a signal arrived and at the end.
+        state, on_checkpoint, stop_signal, whole_steps: as in `hyperfit`.
+
+    Raises:
+        NonFiniteError: loss or gradient is not finite; the step was not taken.
+        CheckpointError: the state is not one of this training.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -50,8 +76,10 @@ def train_vq(pixels: Tensor, num_codes: int, steps: int, seed: int, device: torc
     book.to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    with track("picture tokenizer", steps) as advance:
-        for step in range(steps):
+    state = restore(parts := _parts(model, book, generator), [optimizer], state or State())
+    generator.set_state(parts["generator"])
+    with whole_steps, track("picture tokenizer", steps, done=state.step) as advance:
+        for step in range(state.step, steps):
             patches = F.pixel_unshuffle(_batch(pixels, generator), PATCH).to(device)
             latents = model.encode(patches).latents
             flat = _vectors(latents).detach()
@@ -67,10 +95,25 @@ def train_vq(pixels: Tensor, num_codes: int, steps: int, seed: int, device: torc
                 group["lr"] = LEARNING_RATE * learning_rate_share(step, steps)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
+            norm = nn.utils.clip_grad_norm_(trained, 1.0)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise NonFiniteError(f"picture tokenizer, step {step}: loss {loss.item()}, gradient norm {norm.item()}")
             optimizer.step()
+            state.step = step + 1
             advance(loss=loss.item(), psnr=decibels(error.item()))
+            number = stop_signal()
+            if number or state.step == steps or (checkpoint_every and state.step % checkpoint_every == 0):
+                on_checkpoint(snapshot(_parts(model, book, generator), [optimizer], state))
+            if number:
+                told = f"stopped by signal {number} after step {state.step} of the picture tokenizer"
+                raise Interrupted(number, f"{told}; --resume continues")
     return model.cpu().eval()
+
+
+def _parts(model: VQModel, book: CodeBook, generator: torch.Generator) -> dict[str, Tensor]:
+    """What training changes, besides the optimizer's state."""
+    averages = {"book.counts": book.counts, "book.sums": book.sums}
+    return {**model.state_dict(), **averages, "generator": generator.get_state()}
 
 
 def new_vq(image_size: int, num_codes: int) -> VQModel:

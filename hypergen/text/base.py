@@ -1,6 +1,8 @@
 """Making, loading and saving the causal language model under a text base, always through safetensors.
 
-Everything that can be seen without reading weights is checked first. Code that comes with a model is never run.
+Everything that can be seen without reading weights is checked first. Code that comes with a model, or that its
+configuration names, is never run; pickled weights are read only where the user says so, and by torch's restricted
+unpickler alone.
 Does not know: tokens, texts, training, decoding.
 """
 
@@ -29,7 +31,8 @@ from transformers import (
 from transformers.utils import logging
 
 from hypergen.errors import InputError
-from hypergen.text.hub import HUB_ID, first_line, is_offline
+from hypergen.hub import HUB_ID, first_line, is_offline
+from hypergen.strict_json import read_object
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,7 +42,10 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
-PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_hidden_layers_per_stage")
+MOST_LAYERS = 1000  # so that a configuration alone cannot fill the memory; no published model has 200
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Source:
     """A folder, or an id on the hub."""
     local_files_only: bool
     """Ask nobody: it is a folder, or the hub cannot be reached and only its local cache is left."""
+    safetensors: tuple[bool, ...] = (True,)
+    """What is tried, in order: weights as safetensors (True), pickled (False)."""
 
 
 def new_llama(
@@ -86,7 +94,7 @@ def new_llama(
     return causal
 
 
-def locate(name: str) -> Source:
+def locate(name: str, allow_pickle_weights: bool = False) -> Source:
     """A folder that has what a base needs, or a hub id.
 
     Raises:
@@ -94,13 +102,12 @@ def locate(name: str) -> Source:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _check_folder(folder)
-        return Source(str(folder), local_files_only=True)
+        return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
     if folder.exists():
         raise InputError(f"{name}: is a file; a base is a folder or the id of a model on the hub")
     if not HUB_ID.fullmatch(name):
         raise InputError(f"{name}: no such folder")
-    return Source(name, local_files_only=is_offline())
+    return Source(name, is_offline(), safetensors=(True, False) if allow_pickle_weights else (True,))
 
 
 def read_config(source: Source) -> PreTrainedConfig:
@@ -122,31 +129,36 @@ def read_config(source: Source) -> PreTrainedConfig:
         raise InputError(f"{source.name}: its weights are quantised; hyperfitting needs the unquantised model")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise InputError(f"{source.name}: transformers has no causal language model of type '{config.model_type}'")
+    for part in _parts(config):
+        for name in ("attn_implementation", "experts_implementation"):
+            if "/" in str(getattr(part, f"_{name}", None)):
+                raise InputError(f"{source.name}: its {name} is a kernel of the hub, which is code; it is never run")
     return config
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A configuration and those inside it."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _parts(value)
 
 
 def load_causal(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
     """The model in fp32.
 
     Raises:
-        InputError: weights are not there as safetensors, broken, incomplete or not finite.
+        InputError: weights are not there in the allowed format, broken, incomplete or not finite.
     """
-    try:
-        with quiet(keep_bars=not source.local_files_only):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source.name,
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=source.local_files_only,
-                output_loading_info=True,
-            )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # whatever hub, safetensors and transformers raise
-        raise InputError(f"{source.name}: its weights cannot be loaded ({first_line(error)})") from error
-    causal, report = loaded
+    for number, use_safetensors in enumerate(source.safetensors, 1):
+        try:
+            causal, report = _from_pretrained(source, config, use_safetensors)
+            break
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever hub, safetensors, torch and transformers raise
+            if number == len(source.safetensors):
+                raise InputError(f"{source.name}: its weights cannot be loaded ({first_line(error)})") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"{source.name}: {len(missing)} weights are missing, the first is {missing[0]}")
@@ -155,6 +167,20 @@ def load_causal(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
         raise InputError(f"{source.name}: weight {broken} has values that are not finite")
     _decode_greedily(causal)
     return causal
+
+
+def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool) -> Any:
+    with quiet(keep_bars=not source.local_files_only):
+        return AutoModelForCausalLM.from_pretrained(
+            source.name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=use_safetensors,
+            weights_only=True,
+            local_files_only=source.local_files_only,
+            output_loading_info=True,
+        )
 
 
 def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -192,15 +218,43 @@ def quiet(keep_bars: bool = False) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, allow_pickle_weights: bool) -> bool:
+    """Whether its weights are safetensors."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: has no config.json; a base is a folder in the layout of save_pretrained")
-    if not any(folder.glob("model*.safetensors")):
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{folder}: is an adapter (adapter_config.json) of another model; merge the two first")
+    _check_layers(folder / "config.json", read_object(folder / "config.json"))
+    is_safe = any(folder.glob("model*.safetensors"))
+    if not is_safe and not (allow_pickle_weights and any(folder.glob("pytorch_model*.bin"))):
         pickled = any(any(folder.glob(pattern)) for pattern in PICKLE_FILES)
         reason = "only pickled weights, which can run code; convert them to safetensors" if pickled else "no weights"
         raise InputError(f"{folder}: has {reason} (model.safetensors is needed)")
+    _check_index(folder / (INDEX if is_safe else PICKLE_INDEX))
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder}: has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+    return is_safe
+
+
+def _check_layers(path: Path, config: dict[str, Any]) -> None:
+    """Some configurations already build lists of this length."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_layers(path, value)
+        elif key in LAYER_FIELDS and not (isinstance(value, int) and 0 <= value <= MOST_LAYERS):
+            raise InputError(f"{path}: {key} must be a whole number, at most {MOST_LAYERS}")
+
+
+def _check_index(path: Path) -> None:
+    """The files of sharded weights lie in the folder itself."""
+    if not path.is_file():
+        return
+    files = read_object(path).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise InputError(f"{path}: weight_map must name a file for each weight")
+    for name in set(files.values()):
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise InputError(f"{path}: names a file that is not in the folder")
 
 
 def _unreadable(source: Source, error: Exception) -> InputError:

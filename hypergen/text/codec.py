@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hypergen.errors import InputError
+from hypergen.hub import first_line
 from hypergen.text.base import quiet
-from hypergen.text.hub import first_line
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCABULARY_SIZE = 4096

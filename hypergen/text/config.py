@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypergen.config import require_at_least
+from hypergen.config import require_at_least, require_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +24,4 @@ class Settings:
         require_at_least(self, "sequence_length", 2)
         require_at_least(self, "prompt_length", 1)
         require_at_least(self, "hub_rows", 1)
+        require_text(self, "text_field")

@@ -16,17 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from hypergen.errors import InputError
+from hypergen.hub import HUB_ID, first_line, is_offline
+from hypergen.skipping import skipping
+from hypergen.strict_json import BYTE_ORDER_MARK
 from hypergen.text.config import Settings
-from hypergen.text.hub import first_line, is_offline
-from hypergen.text.rows import BYTE_ORDER_MARK, read_rows, text_of
+from hypergen.text.rows import read_rows, text_of
 
 CHUNK = 1024 * 1024  # bytes read at a time
 SEPARATOR = re.compile(r"^<\|endoftext\|>$", re.MULTILINE)  # a line of its own between the documents of a .txt file
 ALLOWED = "a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+DISGUISED = {  # how a file begins that is no text, whatever its name says
+    b"\x1f\x8b": "is compressed (gzip); unpack it first",
+    b"BZh": "is compressed (bzip2); unpack it first",
+    b"\xfd7zXZ\0": "is compressed (xz); unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
+    b"PK\x03\x04": "is a zip archive; unpack it first",
+    b"PAR1": "is a Parquet file",
+    b"\xff\xfe": "is UTF-16; UTF-8 is needed",
+    b"\xfe\xff": "is UTF-16; UTF-8 is needed",
+}
 
 
-def read(source: str, settings: Settings) -> list[str]:
-    """Documents of a source, in order.
+def read(source: str, settings: Settings, skip_bad: int = 0) -> list[str]:
+    """Documents of a source, in order; up to `skip_bad` bad rows are passed over and counted.
 
     Raises:
         InputError: the source is none of those allowed, cannot be read, is malformed, or has no text.
@@ -34,11 +46,11 @@ def read(source: str, settings: Settings) -> list[str]:
     if source == "stories":
         return _read_stories()
     if source.startswith("hub:"):
-        return _read_hub(source, settings)
+        return _read_hub(source, settings, skip_bad)
     path = Path(source).expanduser()
     with _plain_errors(source):
         _check_file(path, source)
-        documents = _read_text(path) if path.suffix.lower() == ".txt" else list(read_rows(path, settings.text_field))
+        documents = _read_text(path) if path.suffix.lower() == ".txt" else _read_lines(path, settings, skip_bad)
     return _not_empty(source, documents)
 
 
@@ -53,6 +65,11 @@ def _check_file(path: Path, source: str) -> None:
         raise InputError(f"{source}: allowed are {ALLOWED}")
     if path.stat().st_size == 0:
         raise InputError(f"{source}: is empty")
+    with path.open("rb") as file:
+        beginning = file.read(max(map(len, DISGUISED)))
+    for signature, reason in DISGUISED.items():
+        if beginning.startswith(signature):
+            raise InputError(f"{source}: {reason}")
 
 
 @contextmanager
@@ -72,6 +89,11 @@ def _not_empty(source: str, documents: list[str]) -> list[str]:
     if not any(document.strip() for document in documents):
         raise InputError(f"{source}: has no text in it")
     return documents
+
+
+def _read_lines(path: Path, settings: Settings, skip_bad: int) -> list[str]:
+    with skipping(str(path), skip_bad) as skip:
+        return list(read_rows(path, settings.text_field, skip))
 
 
 def _read_text(path: Path) -> list[str]:
@@ -112,17 +134,17 @@ def _read_stories() -> list[str]:
     if not asset.is_file():
         raise InputError("stories: this installation lacks hypergen/assets/stories.jsonl")
     with resources.as_file(asset) as path:
-        return list(read_rows(path, "text"))
+        return _read_lines(path, Settings(), skip_bad=0)
 
 
-def _read_hub(source: str, settings: Settings) -> list[str]:
+def _read_hub(source: str, settings: Settings, skip_bad: int) -> list[str]:
     """The first `hub_rows` texts of `hub:ID[:SPLIT]`, streamed; the split is `train` unless named."""
     name, _, split = source.removeprefix("hub:").partition(":")
     try:
         import datasets
     except ImportError as error:
         raise InputError(f"{source}: needs the package datasets (pip install 'hypergen[hub]')") from error
-    if not name:
+    if not HUB_ID.fullmatch(name):  # a path would be read from this machine
         raise InputError(f"{source}: has no data set id; it is written hub:ID or hub:ID:SPLIT")
     if is_offline():
         raise InputError(f"{source}: the hub cannot be reached from here")
@@ -132,5 +154,11 @@ def _read_hub(source: str, settings: Settings) -> list[str]:
         )
     except Exception as error:  # whatever hub, parquet and datasets raise
         raise InputError(f"{source}: cannot be loaded ({first_line(error)})") from error
-    texts = [text_of(f"{source}: row {number}", row, settings.text_field) for number, row in enumerate(rows, 1)]
+    texts = []
+    with skipping(source, skip_bad) as skip:
+        for number, row in enumerate(rows, 1):
+            try:
+                texts.append(text_of(f"{source}: row {number}", row, settings.text_field))
+            except InputError as error:
+                skip(error)
     return _not_empty(source, texts)

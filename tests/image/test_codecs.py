@@ -1,6 +1,7 @@
 """Palette and VQ tokenizers. Alone: pytest tests/image/test_codecs.py"""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ImageGPTImageProcessor
 
-from hypergen.errors import InputError
+from hypergen.errors import InputError, Interrupted
 from hypergen.image.codecs import load_codec
 from hypergen.image.colors import ColorClusters
 from hypergen.image.pixels import from_unit, square, to_pictures, to_pixels, to_unit
@@ -148,6 +149,35 @@ def test_untrained_start_reconstructs_better_than_chance():
     restored = psnr(codec.decode(codes), shown)
     assert restored > psnr(mean, shown) + 3 and restored > psnr(codec.decode(random), shown) + 6
     assert len(codes.unique()) > 32
+
+
+@pytest.mark.parametrize("after", [1, 7, 12])
+def test_training_goes_on_bit_for_bit(after):
+    """Stopped early, where codes are still revived, later, and after the last step."""
+    expected, states = train_vq(smooth_pixels(64), 16, 12, 0).state_dict(), []
+    polls = iter(range(1, 13))
+    with pytest.raises(Interrupted, match=f"signal 15 after step {after} of the picture tokenizer; --resume continues"):
+        train_vq(
+            smooth_pixels(64),
+            16,
+            12,
+            0,
+            on_checkpoint=lambda state: states.append(deepcopy(state)),
+            stop_signal=lambda: 15 if next(polls) == after else None,
+        )
+    assert [state.step for state in states] == [after]
+    resumed = train_vq(smooth_pixels(64), 16, 12, 0, state=states[0]).state_dict()
+    assert all(expected[name].equal(resumed[name]) for name in expected)
+
+
+def test_checkpoints_of_training_change_nothing():
+    steps = []
+    watched = train_vq(
+        smooth_pixels(64), 16, 5, 0, checkpoint_every=2, on_checkpoint=lambda state: steps.append(state.step)
+    )
+    plain = train_vq(smooth_pixels(64), 16, 5, 0).state_dict()
+    assert steps == [2, 4, 5]
+    assert all(plain[name].equal(weight) for name, weight in watched.state_dict().items())
 
 
 def test_pictures_of_any_size_become_centre_squares():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from hypergen import hub
 from hypergen.errors import InputError
-from hypergen.text import files, hub
+from hypergen.text import files
 from hypergen.text.config import Settings
 
 GOOD = b'{"text": "a story"}\n'
@@ -59,9 +57,9 @@ def test_rows(tmp_path):
         (b'{"text": "\\ud800"}', ":2: field 'text' has half of a surrogate pair"),
         (b'{"text": "a\\u0000b"}', ":2: field 'text' has a NUL character"),
         (b'{"text": "a\0b"}', ":2: has a NUL byte at byte 31 of the file"),
-        (b'{"text": "secret}', ":2: not JSON (Unterminated string starting at at character 10 of the line)"),
-        (b'{"text": "a"} {"text": "b"}', ":2: not JSON (Extra data at character 15 of the line)"),
-        (b'{"text": "a", "b": ' + b"9" * 5000 + b"}", ":2: not JSON that can be read (a number is too long)"),
+        (b'{"text": "secret}', ":2: is not JSON (Unterminated string starting at character 10)"),
+        (b'{"text": "a"} {"text": "b"}', ":2: is not JSON (Extra data at character 15)"),
+        (b'{"text": "a", "b": ' + b"9" * 5000 + b"}", ":2: is not JSON that can be read (a number is too long)"),
         (b'{"text": "a", "b": ' + b"[" * 64 + b"]" * 64 + b"}", ":2: is nested deeper than 64"),
         (b'{"text": "' + "ä".encode("latin-1") + b'"}', ":2: not UTF-8 at byte 30 of the file"),
         (b'{"text": "\xc3', ":2: not UTF-8 at byte 30 of the file"),
@@ -85,7 +83,7 @@ def test_bad_utf8_is_counted_from_the_start_of_the_file(tmp_path):
     assert f": not UTF-8 at byte {files.CHUNK - 2} " in _refusal(tmp_path / "a.txt", text)
     assert ": not UTF-8 at byte 2 " in _refusal(tmp_path / "b.txt", b"ab\xe2\x82")
     for name in ("c.txt", "c.jsonl"):
-        assert re.search("not UTF-8|NUL byte", _refusal(tmp_path / name, gzip.compress(b"text")))
+        assert "compressed (gzip)" in _refusal(tmp_path / name, gzip.compress(b"text"))
 
 
 def test_text_files(tmp_path):
@@ -124,43 +122,6 @@ def test_no_permission(tmp_path):
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         files.read(str(tmp_path / "a.txt"), Settings())
-
-
-ATTACKS = {
-    "long line": ("a.jsonl", lambda file: file.write(b'{"text": "' + b"x" * 20 * 2**20 + b'"}')),
-    "sparse line": ("a.jsonl", lambda file: file.truncate(2**30)),
-    "sparse text": ("a.txt", lambda file: file.truncate(2**30)),
-    "deep": ("a.jsonl", lambda file: file.write(b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}")),
-    "deep and long": ("a.jsonl", lambda file: file.write(b"[" * 16 * 2**20)),
-    "many lists": ("a.jsonl", lambda file: file.write(b'{"a": [' + b"[]," * (5 * 2**20) + b"1]}")),
-    "many keys": ("a.jsonl", lambda file: file.write(b"{" + b",".join(b'"%d":1' % n for n in range(10**6)) + b"}")),
-    "quotes": ("a.jsonl", lambda file: file.write(b"[" * 65 + b'"' + b'\\"' * (8 * 2**20 - 100))),
-    "blank rows": ("a.jsonl", lambda file: file.write(b"\n" * 10**6)),
-}
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux does")
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_size_attack(tmp_path, attack):
-    """Refused in under a second and 200 MB; measured in a process of its own."""
-    name, write = ATTACKS[attack]
-    with (tmp_path / name).open("wb") as file:
-        write(file)
-    program = (
-        "import sys, time, json; from hypergen.text import files; from hypergen.text.config import Settings\n"
-        "started = time.process_time()\n"
-        "try: files.read(sys.argv[1], Settings()); said = ''\n"
-        "except ValueError as error: said = str(error)\n"
-        "seconds = time.process_time() - started\n"
-        "megabytes = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024\n"
-        "print(json.dumps([said, seconds, megabytes, 'torch' in sys.modules]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / name)], capture_output=True, text=True, check=True
-    )
-    said, seconds, megabytes, torch_imported = json.loads(done.stdout)
-    assert said and "\n" not in said and not torch_imported
-    assert seconds < 1 and megabytes < 200
 
 
 def test_stories():
