@@ -6,22 +6,28 @@ Does not know: what a token means (`registry`), how training and decoding work, 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from hypergen import registry, run
+from hypergen import lineup, registry, run
 from hypergen.batches import steps_per_epoch
+from hypergen.checkpoints import KEPT, Checkpoints
 from hypergen.comparison import Comparison, new_tokens, unseen
+from hypergen.completions import read_completions
 from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill, flag
+from hypergen.disk import check_space
 from hypergen.errors import InputError
-from hypergen.hyperfit import FitResult, Plan, hyperfit
-from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
+from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
+from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, checked_ids, stored_tokens
+from hypergen.looks import Looks
 from hypergen.measures import predictions
 from hypergen.own_samples import draw
-from hypergen.record import facts_of, fixed, lasting, write_base, write_run
+from hypergen.processes import Processes, are_several, join
+from hypergen.record import facts_of, fixed, fixed_data, lasting, machine, write_base, write_run
 from hypergen.resolve import (
     embedded_base,
     fit_recipe,
@@ -60,26 +66,40 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     recipe = fit_recipe(read_record(base) if config.model is None else {}, config.data)
     config, settings = fill(config, recipe | {"modality": name}), make_settings(name, given, recipe)
     folder = Path(config.output) if config.output else run.free_output(name)
-    run.check_output(folder, config.resume)
-    device = pick_device(config.device)
+    processes = join(config.device)
+    if processes.is_first:
+        run.check_output(folder, config.resume)
+    device = pick_device(config.device, config.precision)
     training_items, held_out_items = read_items(adapter, settings, config)
 
-    with run.locked(folder), SignalWatch() as signals:
-        modality = adapter.load(base, settings)
+    with run.locked(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
+        modality = adapter.load(base, settings, config.allow_pickle_weights)
         _check_last_layers(modality.model, config.last_layers or 0)
         modality.model.to(device)
+        _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
         tokens = _training(modality, training_items, config)
         held_out = _held_out(modality, held_out_items, config.held_out_samples, config.seed, tokens)
 
         compare = _comparison(modality, tokens, held_out, config.max_new_tokens, config.seed)
-        compare.add("base greedy", GREEDY, describe_model=True)
-        compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
+        if processes.is_first:
+            compare.add("base greedy", GREEDY, describe_model=True)
+            compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
         facts = facts_of(name, config, settings, tokens) | {"base": lasting(base) if config.model else name}
-        result = _train(modality, tokens, _fit_plan(config, len(tokens)), folder, facts, signals)
+        checkpoints = Checkpoints(
+            folder=folder / run.CHECKPOINTS,
+            facts=fixed(config, settings) | fixed_data(tokens),
+            machine=machine(device) | {"processes": processes.count},
+            resume=config.resume,
+            signals=signals,
+        )
+        looks = Looks(folder=folder, glance=compare.glance, every=config.measure_every, max_overlap=config.max_overlap)
+        result = _train(modality, tokens, _fit_plan(config, len(tokens)), looks, checkpoints, processes)
+        processes.leave()
         compare.add("hyperfitted greedy", GREEDY, describe_model=True)
         compare.add_original()
 
         facts |= {"training": asdict(result), "comparison": compare.records}
+        facts |= {"look_before": compare.look_before()}
         run.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -92,21 +112,31 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         options: those keywords, and the fields of the modality's `Settings`.
     """
     config, given = split_options(PretrainConfig, config, options)
+    if are_several():
+        raise InputError("pretrain: runs in one process; fit takes several")
     adapter = registry.adapter(config.modality)
     settings = make_settings(config.modality, given, PAPER_RECIPE)
     folder = Path(config.output)
     run.check_output(folder, config.resume)
-    device = pick_device(config.device)
-    items = adapter.read(config.data, settings)
+    device = pick_device(config.device, config.precision)
+    items = adapter.read(config.data, settings, config.skip_bad)
     if config.held_out is None:
         share = max(1, len(items) // 50)
         items, held_out_items = split_items(items, share, config.seed, config.data, "--held-out")
     else:
-        held_out_items = adapter.read(config.held_out, settings)
+        held_out_items = adapter.read(config.held_out, settings, config.skip_bad)
 
     with run.locked(folder), SignalWatch() as signals:
-        modality = adapter.build(items, settings, config)
+        checkpoints = Checkpoints(
+            folder=folder / run.CHECKPOINTS,
+            facts=fixed(config, settings),
+            machine=machine(device),
+            resume=config.resume,
+            signals=signals,
+        )
+        modality = adapter.build(items, settings, config, checkpoints.part("codec", {}))
         modality.model.to(device)
+        _check_space(folder, modality.model, 0, config.checkpoint_every)
         tokens = modality.encode(items)
         held_out = modality.encode(held_out_items)[:PRETRAIN_HELD_OUT]
         plan = Plan(
@@ -119,14 +149,24 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
             checkpoint_every=config.checkpoint_every,
         )
         facts = facts_of(config.modality, config, settings, tokens)
-        result = _train(modality, tokens, plan, folder, facts, signals)
+        result = _train(modality, tokens, plan, Looks(folder=folder), checkpoints.part(".", fixed_data(tokens)))
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run.finish(folder, lambda temporary: write_base(temporary, modality, facts))
     return Run(folder, modality, facts)
 
 
-def load(source: str | Path, *, modality: str | None = None, device: str = "auto", **settings: Any) -> Run:
+def load(
+    source: str | Path,
+    *,
+    modality: str | None = None,
+    device: str = "auto",
+    allow_pickle_weights: bool = False,
+    **settings: Any,
+) -> Run:
     """A run, a base folder or a hub id; a folder tells its modality, a hub id needs `modality`.
+
+    Args:
+        allow_pickle_weights: read pickled weights (.bin), through torch's restricted unpickler, where no others are.
 
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
@@ -134,23 +174,24 @@ def load(source: str | Path, *, modality: str | None = None, device: str = "auto
     source = str(source)
     name, resolved = stored_settings(source, modality, settings)
     target = pick_device(device)
-    loaded = registry.adapter(name).load(source, resolved)
+    loaded = registry.adapter(name).load(source, resolved, allow_pickle_weights)
     loaded.model.to(target).eval()
     return Run(Path(source), loaded, read_record(source))
 
 
 def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **options: Any) -> Comparison:
-    """Greedy completions of a run beside greedy and top-p ones of its base.
+    """A run beside everything that one would try on its base instead (`lineup`), each row with its intervals.
 
     Args:
         trained: a run, or its folder.
         options: fields of `EvaluateConfig`.
 
     Returns:
-        `.records` (the table) and `.figure()` (the pictures or texts).
+        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier measures were made).
 
     Raises:
-        InputError: not a hyperfitted run, or it does not say its base.
+        InputError: not a hyperfitted run, it does not say its base, the base does not fit it, or there are fewer
+            examples than asked for.
     """
     config, others = split_options(EvaluateConfig, config, options)
     if others:
@@ -158,24 +199,49 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     folder = trained.folder if isinstance(trained, Run) else Path(trained)
     training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
     name, settings = stored_settings(str(folder), None, {})
-    base = config.baseline or read_record(str(folder)).get("base")
-    if base is None:
-        raise InputError(f"{folder}: does not say which base it started from; give --baseline")
-    base = embedded_base(name) if base == name else base
-    items = None if config.data is None else registry.adapter(name).read(config.data, settings)
+    base = _baseline(folder, config.baseline, name)
+    items = None if config.data is None else registry.adapter(name).read(config.data, settings, config.skip_bad)
 
     settings = trained.modality.settings if isinstance(trained, Run) else settings
-    untrained = load(base, modality=name, device=config.device, **asdict(settings)).modality
+    how = asdict(settings) | {"modality": name, "device": config.device}
+    untrained = load(base, allow_pickle_weights=config.allow_pickle_weights, **how).modality
     modality = (trained if isinstance(trained, Run) else load(folder, device=config.device)).modality
+    if untrained.model.num_tokens != modality.model.num_tokens:
+        sizes = f"{untrained.model.num_tokens} ids, the run {modality.model.num_tokens}"
+        raise InputError(f"--baseline {base}: its model has {sizes}")
     if items is not None:
-        held_out = _held_out(modality, items, config.count, config.seed, training)
+        wanted = config.count or len(held_out)
+        held_out = _held_out(modality, items, wanted + len(training), config.seed, training)[:wanted]
+    if config.count is not None and len(held_out) < config.count:
+        raise InputError(f"--count {config.count}: there are {len(held_out)} prompts that were not trained on")
+    held_out = checked_ids(str(folder / HELD_OUT_TOKENS), held_out, untrained.model.num_tokens)
     compare = _comparison(untrained, training, held_out[: config.count], config.max_new_tokens, config.seed)
-    compare.add("base greedy", GREEDY, describe_model=True)
-    compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
-    compare.modality = modality
-    compare.add("hyperfitted greedy", GREEDY, describe_model=True)
+    external = None
+    if config.completions is not None:
+        external = read_completions(config.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+    compare.yardstick = untrained.yardstick(training, compare.held_out)
+    models = lineup.Models(untrained.model, modality.model, compare.held_out)
+    for row in lineup.rows(config.seed):
+        lineup.add(compare, row, models)
+    if external is not None:
+        compare.append(Path(config.completions or "").name, external)
     compare.add_original()
     return compare
+
+
+def _baseline(folder: Path, asked: str | None, name: str) -> str:
+    """Where the base of a run is.
+
+    Raises:
+        InputError: the run does not say it and nobody else does, or it is of another modality.
+    """
+    base = asked or read_record(str(folder)).get("base")
+    if base is None:
+        raise InputError(f"{folder}: does not say which base it started from; give --baseline")
+    found = registry.identify(Path(base)) if Path(base).is_dir() else None
+    if found not in (None, name):
+        raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
+    return embedded_base(name) if base == name else base
 
 
 def _check_last_layers(model: Any, last_layers: int) -> None:
@@ -219,21 +285,34 @@ def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | 
     return Comparison(modality, training, held_out, prompts, asked or new_tokens(held_out, prompts, fixed), seed)
 
 
+def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int) -> None:
+    """Room for the result, and for the checkpoints that are kept while another one is written."""
+    result = 4 * sum(parameter.numel() for parameter in model.parameters())
+    check_space(folder, result + state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1))
+
+
 def _train(
-    modality: Any, tokens: Tensor, plan: Plan, folder: Path, facts: dict[str, Any], signals: SignalWatch
+    modality: Any,
+    tokens: Tensor,
+    plan: Plan,
+    looks: Looks,
+    checkpoints: Checkpoints,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> FitResult:
-    """The training loop with the run folder attached: metrics, checkpoints, resume."""
-    same = fixed(facts)
-    state = run.newest_state(folder, same) if facts["config"]["resume"] else None
-    run.rewind_log(folder, (state.step if state else 0) // steps_per_epoch(len(tokens), plan.batch_size))
-    with signals.noting():
-        return hyperfit(
-            modality.model,
-            tokens,
-            plan,
-            label="pretrain" if plan.pretraining else "hyperfit",
-            state=state,
-            on_epoch=lambda epoch, loss: run.log(folder, {"epoch": epoch, "loss": loss}),
-            on_checkpoint=lambda state: run.save_checkpoint(folder, state, same),
-            stop_signal=signals.number,
-        )
+    """The training loop with the run folder attached, by the first process: metrics, checkpoints, resume."""
+    state = checkpoints.newest()
+    writing: dict[str, Any] = {}
+    if processes.is_first:
+        run.rewind_log(looks.folder, (state.step if state else 0) // steps_per_epoch(len(tokens), plan.batch_size))
+        writing = {"on_epoch": looks.on_epoch, "on_checkpoint": checkpoints.save, "stop_rule": looks.stop_rule}
+    return hyperfit(
+        modality.model,
+        tokens,
+        plan,
+        label="pretrain" if plan.pretraining else "hyperfit",
+        state=state,
+        stop_signal=checkpoints.signals.number,
+        whole_steps=checkpoints.signals.noting(),
+        processes=processes,
+        **writing,
+    )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import InputError
+from hypergen.sampling import topk
 
 LAST = torch.iinfo(torch.int64).max  # ends every sorted table, so that a search always lands inside it
 NUM_CANDIDATES = 16  # most likely tokens that greedy decoding looks at before it masks the whole vocabulary
@@ -92,7 +93,7 @@ class CitationIndex:
 
         Reads one truth value on the host: whether every row's best allowed candidate beats all other tokens.
         """
-        scores, candidates = logits.topk(min(NUM_CANDIDATES, logits.shape[1]))
+        scores, candidates = topk(logits, NUM_CANDIDATES)
         keys = self._prefix(context)[:, None] + candidates
         blocked = (self.grams[torch.searchsorted(self.grams, keys)] == keys) & (candidates < self.num_ids)
         best = scores.masked_fill(blocked, -torch.inf).amax(1, keepdim=True)

@@ -22,8 +22,11 @@ from hypergen import registry
 from hypergen.arguments import check_flags, one_line, typed_flags, with_config
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, flag, require_at_least
 from hypergen.errors import HypergenError, InputError
+from hypergen.scrub import scrub
 from hypergen.signals import SignalWatch
+from hypergen.versions import require_versions
 
+LONGEST_MESSAGE = 2000  # characters; a file may hold any value
 ConfigFile = Annotated[str | None, tyro.conf.arg(name="config")]
 
 
@@ -67,7 +70,7 @@ class Pretrain:
 
         base = api.pretrain(self.pretrain, **self.settings.given())
         held_out = base.record["held_out"]
-        print(f"held-out loss {held_out['loss']:.3f} nats per token; base in {base.folder}")
+        print(f"held-out loss {held_out['loss']:.3f} nats per token; base in {printable(str(base.folder))}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Fit:
         )
         report.terminal(run.records, report.brief(run.records))
         pages = [run.folder / name for name in ("grid.png", "report.html") if (run.folder / name).exists()]
-        print("look at " + " and ".join(map(str, pages)))
+        print("look at " + " and ".join(printable(str(page)) for page in pages))
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,16 @@ class Generate:
     max_new_tokens: int | None = None
     """Tokens of a completion, at most; by default 256, or the rest of the picture."""
     output: str | None = None
-    """A .jsonl file (text), a .png file (pictures, one grid) or a folder (one file each)."""
+    """A .jsonl file (text), a .png file (pictures, one grid) or a folder (one file each); the same command again
+    continues a job that was stopped."""
     json: bool = False
     """Print one JSON object a completion, with its token ids."""
     modality: str | None = None
     """Needed for a hub id only."""
+    skip_bad: int = 0
+    """Bad rows or pictures of --prompts that are passed over and counted, at most."""
+    allow_pickle_weights: bool = False
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     decoding: Flat[DecodingConfig] = field(default_factory=DecodingConfig)
@@ -123,6 +131,7 @@ class Generate:
     def __post_init__(self) -> None:
         for name in ("count", "max_new_tokens"):
             require_at_least(self, name, 1)
+        require_at_least(self, "skip_bad", 0)
 
     def __call__(self) -> None:
         from hypergen import output
@@ -158,10 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with SignalWatch():
-            parse(arguments)()
+            command = parse(arguments)
+            require_versions()
+            command()
             sys.stdout.flush()
     except HypergenError as error:
-        print(f"hypergen: {printable(str(error))}", file=sys.stderr)
+        print(f"hypergen: {printable(scrub(str(error)))[:LONGEST_MESSAGE]}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -187,6 +198,8 @@ def parse(arguments: list[str]) -> Any:
     except SystemExit as leave:
         if leave.code in (0, None):
             raise
+        if scrub(arguments) != arguments:  # the parser breaks lines, maybe inside a secret: let it complain without
+            parse(scrub(arguments))
         raise InputError(one_line(complaint.getvalue())) from None
     if not hasattr(command, "settings"):
         return command

@@ -8,6 +8,7 @@ Does not know: options of one modality (`text.config`, `image.config`).
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 from hypergen.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
-StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p"]
+StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p", "fsd", "beam"]
 
 PAPER_RECIPE: dict[str, Any] = {
     # arXiv 2412.04318, section 4: what holds for a model that has no card of its own.
@@ -41,6 +42,8 @@ class PretrainConfig:
     """Folder of the new base; must be new or empty."""
     held_out: str | None = None
     """Items the loss is measured on; by default 2 % of the data, never trained on."""
+    skip_bad: int = 0
+    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
     codec_from: str | None = None
     """Folder with a trained codec to use instead of training one."""
     vocabulary_size: int | None = None
@@ -93,6 +96,10 @@ class FitConfig:
     """Training items: self (drawn from the base), stories, cifar10, a .txt, .jsonl, folder or zip, or hub:ID."""
     prompts: str | None = None
     """Held-out items for the comparison; by default items of --data that were not trained on."""
+    skip_bad: int = 0
+    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
+    allow_pickle_weights: bool = False
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
     output: str | None = None
     """Run folder, new or empty; by default the next free runs/MODALITY-N."""
     num_samples: int | None = None
@@ -107,6 +114,10 @@ class FitConfig:
     """Train only the last K blocks, final norm and untied head; 0: everything. The base's card says, else 0."""
     target_loss: float = 0.05
     """Stop when an epoch's mean training loss (nats per token) is at or below this."""
+    max_overlap: float | None = None
+    """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
+    measure_every: int = 1
+    """Epochs between looks at 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0: none."""
     held_out_samples: int = 64
     """Prompts of the before/after comparison."""
     max_new_tokens: int | None = None
@@ -118,34 +129,42 @@ class FitConfig:
     precision: Precision = "fp32"
     """Compute in fp32 or bf16 autocast; trained weights are always fp32."""
     checkpoint_every: int = 0
-    """Epochs between checkpoints; 0: only when a signal stops the run."""
+    """Epochs between checkpoints; 0: only when a signal stops the training, and at its end."""
     resume: bool = False
     """Continue the newest whole checkpoint of --output, or start when there is none."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "epochs", "batch_size", "held_out_samples", "max_new_tokens"):
             require_at_least(self, name, 1)
-        for name in ("last_layers", "checkpoint_every"):
+        for name in ("last_layers", "checkpoint_every", "measure_every"):
             require_at_least(self, name, 0)
         require_positive(self, "learning_rate")
+        _require(self, "max_overlap", lambda value: 0 <= value < math.inf, "finite, 0 tokens or more")
+        if self.max_overlap is not None and self.measure_every == 0:
+            raise InputError(f"--max-overlap {self.max_overlap}: needs --measure-every 1 or more")
         _require(self, "target_loss", lambda value: 0 <= value < math.inf, "finite, 0 nats per token or more")
         _require_common(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How the next token is chosen. A field left open takes the strategy's value (`generation.STRATEGIES`)."""
+    """How the next token is chosen. A field left open takes the strategy's value (`strategies.STRATEGIES`)."""
 
     strategy: StrategyName = "greedy"
-    """greedy, temperature, top-k, top-p (paper: p .9, T .7, k 50) or min-p."""
+    """greedy, temperature, top-k, top-p (paper: p .9, T .7, k 50), min-p, fsd (greedy against its own n-grams,
+    arXiv 2305.12675) or beam."""
     temperature: float | None = None
     """Divides the logits, above 0; greedy text does not depend on it."""
     top_k: int | None = None
-    """Keep the k most likely tokens, 1 or more."""
+    """Keep the k most likely tokens, 1 or more; with fsd the candidates (3)."""
     top_p: float | None = None
     """Keep the smallest set with at least this probability, above 0 to 1."""
     min_p: float | None = None
     """Keep tokens at least this likely relative to the most likely one, 0 to 1."""
+    fsd_alpha: float | None = None
+    """Weight of what fsd takes off a token that the text so far predicts, 0 to 1; .65 unless you say."""
+    num_beams: int | None = None
+    """Continuations that beam keeps, 1 or more; 4 unless you say."""
     repetition_penalty: float = 1.0
     """Divides (multiplies) positive (negative) logits of tokens already present; 1: off (arXiv 1909.05858)."""
     block_citations: int = 0
@@ -161,7 +180,12 @@ class DecodingConfig:
         for name in ("temperature", "repetition_penalty"):
             require_positive(self, name)
         _require(self, "top_p", lambda value: 0 < value <= 1, "above 0 and at most 1")
-        _require(self, "min_p", lambda value: 0 <= value <= 1, "between 0 and 1")
+        for name in ("min_p", "fsd_alpha"):
+            _require(self, name, lambda value: 0 <= value <= 1, "between 0 and 1")
+        require_at_least(self, "num_beams", 1)
+        for name, reader in (("fsd_alpha", "fsd"), ("num_beams", "beam")):
+            if getattr(self, name) is not None and self.strategy != reader:
+                raise InputError(f"{flag(name)}: only --strategy {reader} reads it; this is {self.strategy}")
         if self.block_citations != 0:
             require_at_least(self, "block_citations", 2)
         _require_common(self)
@@ -169,14 +193,20 @@ class DecodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Compare a run with its base on held-out items."""
+    """Compare a run with its base, decoded in every way that needs no further training, on held-out items."""
 
     baseline: str | None = None
     """The base: a folder or hub id; by default the one that the run started from."""
     data: str | None = None
     """Held-out items; by default the held-out sequences stored in the run."""
-    count: int = 64
-    """Examples, at most."""
+    skip_bad: int = 0
+    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
+    allow_pickle_weights: bool = False
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
+    completions: str | None = None
+    """A .jsonl file of `hypergen generate` for the same prompts, compared as a row of its own."""
+    count: int | None = None
+    """Examples; by default as many as the run holds out."""
     max_new_tokens: int | None = None
     """Tokens of a completion; by default 96 (text) or the rest of the picture."""
     seed: int = 0
@@ -210,6 +240,14 @@ def require_positive(config: Any, name: str) -> None:
     _require(config, name, lambda value: 0 < value < math.inf, "a finite number above 0")
 
 
+def require_text(config: Any, name: str) -> None:
+    """Refuse what is not text that a file name can have; None passes where it is the field's default."""
+    value = getattr(config, name)
+    is_open = value is None and getattr(type(config), name, "") is None
+    if not is_open and (not isinstance(value, str) or "\0" in value):
+        raise InputError(f"{flag(name)} {value!r}: must be text without NUL characters")
+
+
 def require_choice(config: Any, name: str, choices: Any) -> None:
     """Refuse what is not one of a `Literal`'s values."""
     value, allowed = getattr(config, name), get_args(choices)
@@ -237,3 +275,9 @@ def _require_common(config: Any) -> None:
     for name in (name for name, kind in types.items() if kind == "bool"):
         if not isinstance(getattr(config, name), bool):
             raise InputError(f"{flag(name)} {getattr(config, name)!r}: must be true or false")
+    if "skip_bad" in types:
+        require_at_least(config, "skip_bad", 0)
+    for name in (name for name, kind in types.items() if kind in ("str", "str | None")):
+        if isinstance(getattr(config, name), os.PathLike):  # a pathlib.Path from Python; records hold text
+            object.__setattr__(config, name, os.fspath(getattr(config, name)))
+        require_text(config, name)

@@ -24,9 +24,10 @@ def track(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """`with track("hyperfit", steps) as advance: advance(tokens=2048, loss=1.2)`.
 
     Args:
+        label: nothing is shown where it is empty.
         done: what an earlier process did of the total; it takes no part in the time left.
     """
-    show = _bar if sys.stderr.isatty() else _lines
+    show = (_bar if sys.stderr.isatty() else _lines) if label else _silent
     with show("".join(sign if sign.isprintable() else "?" for sign in label), total, done) as advance:
         yield advance
 
@@ -61,6 +62,11 @@ def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
             progress.update(task, advance=count, words=_describe(started, seen, numbers))
 
         yield advance
+
+
+@contextmanager
+def _silent(label: str, total: int, done: int) -> Iterator[Advance]:
+    yield lambda count=1, *, tokens=0, **numbers: None
 
 
 @contextmanager

@@ -34,6 +34,15 @@ from hypergen.report_table import (
 )
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CURVES = {
+    "loss": "training loss",
+    "held_out_loss": "held-out loss",
+    "entropy": "entropy",
+    "ttr": "TTR",
+    "overlap_mean": "overlap mean",
+}
+OURS, OTHERS = "hyperfitted greedy", ("base greedy", "base top-p")
+JUDGED = ("rows_copied", "rep_4")  # what a verdict is about: the first of them that was measured
 SHOWN_WIDTH = 760  # pixels up to which a small picture is enlarged by a whole factor
 SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -67,6 +76,37 @@ def terminal(records: Records, columns: Sequence[str] | None = None) -> None:
     console.print(table)
 
 
+def curves(log: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
+    """The rows of `metrics.jsonl` -> a curve by title, for each number that a training or a look at it has left."""
+    titles = {name: title for name, title in CURVES.items() if any(name in row for row in log)}
+    return {title: [(row["epoch"], row[name]) for row in log if name in row] for name, title in titles.items()}
+
+
+def verdicts(records: Records) -> list[str]:
+    """Whether the intervals of hyperfitted greedy overlap with those of base greedy and base top-p, a sentence each; on
+    the share of copied rows where there is one (pictures), else on rep-4. Nothing where a row or interval is missing.
+    """
+    rows = {str(record["name"]): record for record in records}
+    measured = [name for name in JUDGED if all(name in record["values"] for record in records)]
+    if OURS not in rows or not measured:
+        return []
+    return [_verdict(measured[0], rows[OURS], rows[other]) for other in OTHERS if _can_judge(measured[0], rows, other)]
+
+
+def _can_judge(measure: str, rows: Mapping[str, Any], other: str) -> bool:
+    return all(name in rows and interval_text(rows[name], measure) for name in (OURS, other))
+
+
+def _verdict(measure: str, ours: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    own, theirs = ours["values"][measure], other["values"][measure]
+    named = (f"{one['name']} {mean_text(one, measure)} {interval_text(one, measure)}" for one in (ours, other))
+    both = " and ".join(named)
+    if own["low"] <= theirs["high"] and theirs["low"] <= own["high"]:
+        return f"{head(measure)}: {both}: the 95 % intervals overlap, so a difference is not shown."
+    side = "lower" if own["mean"] < theirs["mean"] else "higher"
+    return f"{head(measure)}: {both}: {side}, and the 95 % intervals do not overlap."
+
+
 def page(
     title: str,
     records: Records,
@@ -86,7 +126,7 @@ def page(
     """
     body = (
         f"<header><h1>{_text(title)}</h1></header>",
-        _section("Before and after", _scroll("Before and after", _results(records))),
+        _section("Before and after", _scroll("Before and after", _results(records)) + _sentences(verdicts(records))),
         _section("Training", _charts(curves)),
         _section("Side by side", _figure(figure)),
         _section("How it was made", _definitions(facts.items())),
@@ -151,6 +191,10 @@ def _result_row(record: Mapping[str, Any], names: Sequence[str]) -> str:
     values = ((mean_text(record, name), interval_text(record, name)) for name in names)
     numbers = (f"<td>{mean}{f' <small>{interval}</small>' if interval else ''}</td>" for mean, interval in values)
     return f'<th scope="row">{_text(record["name"])}</th>{"".join(numbers)}'
+
+
+def _sentences(sentences: Sequence[str]) -> str:
+    return "".join(f"\n<p>{_text(sentence)}</p>" for sentence in sentences)
 
 
 def _charts(curves: Mapping[str, Sequence[Point]]) -> str:

@@ -6,12 +6,19 @@ Does not know: what a curve measures, or the page around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 360, 200  # units of the view box; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 36  # margins around the plotted area
 MOST_STEPS = 5  # between the first and the last tick of an axis
+
+TITLE_HEIGHT = 26  # above a chart that stands alone
+STYLE = (
+    "svg { background: #fcfcfa } text { font: 13px sans-serif; fill: #1d2126 } .grid { stroke: #dfe2e4 } "
+    ".label { fill: #626a73; font-size: 11px } .line { fill: none; stroke: #0b6e75; stroke-width: 2 } "
+    ".end { fill: #0b6e75 }"
+)
 
 Point = tuple[float, float]
 
@@ -69,3 +76,19 @@ def _y_tick(y: float, value: float) -> str:
 
 def _x_tick(x: float, value: float) -> str:
     return f'<text class="label" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>'
+
+
+def standalone(curves: Mapping[str, Sequence[Point]]) -> str:
+    """Charts side by side, each below its title, as one SVG file that needs nothing else.
+
+    Args:
+        curves: title -> finite points (x, y), at least one each.
+    """
+    height = HEIGHT + TITLE_HEIGHT
+    parts = "\n".join(
+        f'<g transform="translate({number * WIDTH} 0)"><text x="{LEFT}" y="18">{escape(title)}</text>'
+        f'<svg y="{TITLE_HEIGHT}" width="{WIDTH}" height="{HEIGHT}">\n{line_chart(title, points)}\n</svg></g>'
+        for number, (title, points) in enumerate(curves.items())
+    )
+    size = f'width="{WIDTH * len(curves)}" height="{height}" viewBox="0 0 {WIDTH * len(curves)} {height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{STYLE}</style>\n{parts}\n</svg>\n'

@@ -2,16 +2,20 @@
 
 Does not know: models, prompts, which strategy asked.
 
-Shape letters: B batch, L context, V vocabulary.
+Shape letters: B batch, L context, V vocabulary, K candidates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+FEW = 64  # most likely tokens looked at first: a nucleus is rarely wider
+BLOCK = 64  # tokens whose maximum is taken first where a whole vocabulary is searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +48,75 @@ def penalize_repetition(logits: Tensor, context: Tensor, penalty: float) -> Tens
     return padded.scatter(1, context, torch.where(seen > 0, seen / penalty, seen * penalty))[:, :-1]
 
 
-def apply_filters(logits: Tensor, kept: Filters) -> Tensor:
-    """(B, V) logits -> logits of what is left, -inf where the filters remove a token. At least one token stays."""
-    logits = (logits - logits.amax(-1, keepdim=True)) / max(kept.temperature, 1e-30)  # in this form it cannot overflow
-    if kept.top_k is not None and kept.top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(kept.top_k).values[:, -1:], -torch.inf)
-    if kept.top_p is not None and kept.top_p < 1:
-        logits = _nucleus(logits, kept.top_p)
+def candidates(logits: Tensor, kept: Filters) -> tuple[Tensor, Tensor]:
+    """(B, V) logits -> what the filters leave: logits (B, K), -inf where they remove a token, and its ids (B, K).
+
+    The nucleus is the smallest set of most likely tokens whose probability reaches p (arXiv 1904.09751). At least one
+    token stays. Nothing is sorted but the K most likely.
+    """
+    top_p = kept.top_p or 1.0
+    if not (kept.top_k or kept.min_p or top_p < 1):
+        return _cooled(logits, logits, kept), torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
+    values, ids, log_total = _most_likely(logits, kept)
+    beyond = torch.zeros_like(values, dtype=torch.bool)
+    if top_p < 1:
+        probabilities = (values - log_total).exp()
+        beyond = probabilities.cumsum(-1) - probabilities >= top_p
     if kept.min_p:
-        probabilities = logits.softmax(-1)
-        logits = logits.masked_fill(probabilities < kept.min_p * probabilities.amax(-1, keepdim=True), -torch.inf)
-    return logits
+        beyond |= values < math.log(kept.min_p)
+    return values.masked_fill(beyond, -torch.inf), ids
 
 
-def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens whose probability reaches p (arXiv 1904.09751)."""
-    ordered, order = logits.sort(-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    beyond = probabilities.cumsum(-1) - probabilities >= top_p
-    return logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
+def argmax(logits: Tensor) -> Tensor:
+    """(B, V) -> (B,), the first of the largest; a tenth of the time of `Tensor.argmax` on a CPU (measured)."""
+    rows, num_blocks = logits.shape[0], logits.shape[1] // BLOCK
+    if num_blocks < 2 or logits.shape[1] % BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.view(rows, num_blocks, BLOCK)
+    block = blocks.amax(-1).argmax(-1)
+    return block * BLOCK + blocks[torch.arange(rows, device=logits.device), block].argmax(-1)
+
+
+def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(k)` of (B, V); where V is large, among the k blocks whose maxima are the largest."""
+    num_blocks = logits.shape[1] // BLOCK
+    if num_blocks < 4 * k:
+        highest = logits.topk(min(k, logits.shape[1]))
+        return highest.values, highest.indices
+    whole = num_blocks * BLOCK
+    blocks = logits[:, :whole].unflatten(1, (num_blocks, BLOCK)).amax(-1).topk(k).indices
+    ids = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
+    rest = torch.arange(whole, logits.shape[1], device=logits.device).expand(len(ids), -1)
+    ids = torch.cat([ids, rest], 1)
+    values, places = logits.gather(1, ids).topk(k)
+    return values, ids.gather(1, places)
+
+
+def _cooled(values: Tensor, logits: Tensor, kept: Filters) -> Tensor:
+    """(B, K) of the logits (B, V) less the largest of these, over the temperature: in this order nothing overflows."""
+    return (values - logits.amax(-1, keepdim=True)) / max(kept.temperature, 1e-30)
+
+
+def _most_likely(logits: Tensor, kept: Filters) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, V) -> the K highest, cooled and in order, their ids, and the log of the mass that a nucleus is relative to
+    (B, 1): that of the k most likely tokens, or of all. K is k, or enough for the other filters."""
+    if kept.top_k:
+        values, ids = topk(logits, kept.top_k)
+        values = _cooled(values, values, kept)
+        return values, ids, values.logsumexp(-1, keepdim=True)
+    log_total, width = _cooled(logits, logits, kept).logsumexp(-1, keepdim=True), FEW
+    while True:
+        values, ids = topk(logits, width)
+        values = _cooled(values, values, kept)
+        if width >= logits.shape[-1] or _is_enough(values, log_total, kept):
+            return values, ids, log_total
+        width *= 16
+
+
+def _is_enough(values: Tensor, log_total: Tensor, kept: Filters) -> bool:
+    """Whether in every row the filters end among these highest logits (B, K)."""
+    mass = (values - log_total).exp().sum(-1)
+    reached = mass >= (kept.top_p or math.inf)
+    if kept.min_p:
+        reached |= values[:, -1] < math.log(kept.min_p)
+    return bool(reached.all())

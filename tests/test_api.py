@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hypergen
-from hypergen import api, disk, registry
+from hypergen import api, disk, lineup, registry
 from hypergen.errors import InputError
 from hypergen.loaded import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
@@ -128,12 +128,58 @@ def test_more_last_layers_than_blocks_are_refused_before_anything_is_computed(to
 
 def test_evaluate_repeats_the_numbers_of_fit(fitted, toy_base, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert hypergen.evaluate(fitted.folder, device="cpu").records == fitted.records
-    assert hypergen.evaluate(fitted, baseline=toy_base, device="cpu").records == fitted.records
+    for compared in (
+        hypergen.evaluate(fitted.folder, device="cpu"),
+        hypergen.evaluate(fitted, baseline=toy_base, device="cpu"),
+    ):
+        values = {record["name"]: record["values"] for record in compared.records}
+        for record in fitted.records:
+            assert record["values"].items() <= values[record["name"]].items()
     fewer = hypergen.evaluate(fitted, count=3, data="numbers", seed=5, max_new_tokens=4, device="cpu")
     assert {tuple(column.shape) for column in fewer.columns.values()} == {(len(fewer.held_out), 4)}
     assert 1 <= len(fewer.held_out) <= 3
     assert not rows_of(fewer.held_out) & rows_of(fitted.tokens())
+
+
+def test_evaluate_shows_the_whole_line_up(fitted):
+    compared = hypergen.evaluate(fitted.folder, device="cpu")
+    names = [record["name"] for record in compared.records]
+    assert names == [*(row.name for row in lineup.rows(0)), "original"]
+    values = {record["name"]: record["values"] for record in compared.records}
+    matched, trained = (values[name]["entropy"]["mean"] for name in ("base entropy-matched", "hyperfitted greedy"))
+    assert abs(matched - trained) < 1e-3
+    assert values["base entropy-matched"]["agreement"]["mean"] == 1 > values["hyperfitted greedy"]["agreement"]["mean"]
+    assert {"override", "rank_shift"} <= values["hyperfitted greedy"].keys()
+
+
+def test_evaluate_measures_completions_from_elsewhere(fitted, tmp_path):
+    run = hypergen.load(fitted.folder, device="cpu")
+    rows = run.prompt_rows()
+    completions = run.complete(rows, stop_at_end=False)
+    lines = [
+        json.dumps({"prompt_tokens": row.tolist(), "completion_tokens": ids.tolist()})
+        for row, ids in zip(rows, completions, strict=True)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    compared = hypergen.evaluate(fitted, completions=str(tmp_path / "own.jsonl"), device="cpu")
+    assert compared.columns["own.jsonl"].equal(compared.columns["hyperfitted greedy"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"count": 9}, "--count 9: there are 8 prompts"),
+        ({"completions": "nothing.jsonl"}, "--completions nothing.jsonl: cannot be read"),
+    ],
+)
+def test_evaluate_refuses_what_cannot_be_compared(options, message, fitted):
+    with pytest.raises(InputError, match=message):
+        hypergen.evaluate(fitted, **options, device="cpu")
+
+
+def test_evaluate_refuses_a_base_of_another_modality(fitted, text_base):
+    with pytest.raises(InputError, match=r"is of modality 'text', .* of 'toy'"):
+        hypergen.evaluate(fitted, baseline=text_base)
 
 
 @pytest.mark.parametrize("option", ["sequence_length", "counts"])

@@ -84,3 +84,40 @@ def test_unseen_keeps_order_and_drops_what_is_trained_on():
     assert unseen(held_out, training).tolist() == [[7, 8, 9], [1, 2, 4]]
     with pytest.raises(InputError, match="all 2 sequences are trained on"):
         unseen(training.flip(0), training)
+
+
+def test_a_look_repeats_the_numbers_of_the_whole_table():
+    compare = comparison()
+    compare.add("base greedy", GREEDY, describe_model=True)
+    before = compare.look_before()
+    assert before == pytest.approx(compare.glance())
+    values = compare.records[0]["values"]
+    assert before["ttr"] == pytest.approx(values["ttr"]["mean"])
+    assert before["held_out_loss"] == pytest.approx(values["loss"]["mean"])
+
+
+def test_a_row_is_judged_by_the_base_where_there_is_one():
+    compare = comparison()
+    compare.base = compare.modality.model
+    compare.add("base greedy", GREEDY, describe_model=True)
+    compare.add("other greedy", GREEDY, model=toy(seed=1).model, describe_model=True)
+    base, other = (record["values"] for record in compare.records)
+    assert "override" not in base and "agreement" not in base
+    assert 0 < other["override"]["mean"] <= 1 and other["rank_shift"]["mean"] > 1 > other["agreement"]["mean"]
+
+
+def test_no_citation_of_the_training_set_passes():
+    """A set of tuples, which shares nothing with the index."""
+    compare = comparison()
+    compare.training = torch.cat([compare.held_out, compare.training])
+    compare.add("free", GREEDY)
+    compare.training = torch.cat([torch.cat([compare.prompts, compare.columns["free"]], 1), compare.training])
+    compare.add("blocked", DecodingConfig(block_citations=5, stop_at_end=False))
+    known = {tuple(row[n : n + 5]) for row in compare.training.tolist() for n in range(len(row) - 4)}
+
+    def quotations(name):
+        rows = torch.cat([compare.prompts, compare.columns[name]], 1).tolist()
+        first = compare.prompts.shape[1] - 4  # the first window with a new token
+        return [row[n : n + 5] for row in rows for n in range(first, len(row) - 4) if tuple(row[n : n + 5]) in known]
+
+    assert quotations("free") and not quotations("blocked")

@@ -30,7 +30,7 @@ OTHERS = [
     *((DecodingConfig, "top_p", value) for value in (0, -0.5, 1.1, math.nan, "0.9", True)),
     *((DecodingConfig, "min_p", value) for value in (-0.1, 1.1, math.nan, "0.1")),
     *((DecodingConfig, "block_citations", value) for value in (-1, 1, 2.5, True, "5", None)),
-    *((DecodingConfig, "strategy", value) for value in ("beam", "", None, 3)),
+    *((DecodingConfig, "strategy", value) for value in ("beams", "", None, 3)),
     *((FitConfig, "precision", value) for value in ("fp16", None, 16)),
 ]
 

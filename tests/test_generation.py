@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
+from hypergen import generation
 from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig
 from hypergen.errors import InputError, Interrupted
 from hypergen.generation import generate
-from hypergen.sampling import Filters, apply_filters, penalize_repetition
+from hypergen.sampling import Filters, argmax, candidates, penalize_repetition, topk
 from hypergen.strategies import STRATEGIES, filters
 from tests.toy.model import ToyModel
 
@@ -31,9 +32,9 @@ class Chain(nn.Module):
     def __init__(self, table, context_length=1000):
         super().__init__()
         self.table = nn.Parameter(torch.as_tensor(table))
-        self.num_tokens, self.context_length = self.table.shape[1], context_length
+        self.num_tokens, self.context_length, self.takes_padding = self.table.shape[1], context_length, False
 
-    def start(self, prompt, max_new_tokens):
+    def start(self, prompt, max_new_tokens, pads=None):
         return self.step(prompt[:, -1], None)
 
     def step(self, token, state):
@@ -50,7 +51,7 @@ class Watched(ToyModel):
         super().__init__(**shape)
         self.seen, self.kept = [], []
 
-    def start(self, prompt, max_new_tokens):
+    def start(self, prompt, max_new_tokens, pads=None):
         self.seen.append(tuple(prompt.shape))
         return super().start(prompt, max_new_tokens)
 
@@ -171,9 +172,11 @@ def test_the_model_is_left_in_its_mode(training):
 # The end.
 
 
+@pytest.mark.parametrize("interval", [1, generation.STEPS_BETWEEN_CHECKS])
 @pytest.mark.parametrize("seed", range(4))
 @BOTH
-def test_rows_end_at_the_end_token_and_leave_the_batch(config, seed):
+def test_rows_end_at_the_end_token_and_leave_the_batch(config, seed, interval, monkeypatch):
+    monkeypatch.setattr(generation, "STEPS_BETWEEN_CHECKS", interval)
     model, prompts = toy(Watched, seed), random_prompts(16, seed=seed)
     whole = generate(model, prompts, 20, config)
     end = int(whole[:, 3:].flatten().bincount().argmax())  # in many rows, at several places
@@ -184,14 +187,16 @@ def test_rows_end_at_the_end_token_and_leave_the_batch(config, seed):
     completions = generate(model, prompts, 20, config, end_token=end)
     assert completions.shape == (16, max(lengths))
     assert completions.tolist() == [row + [end] * (max(lengths) - len(row)) for row in expected]
-    assert model.kept and model.kept == sorted(set(model.kept), reverse=True)
+    assert model.kept == sorted(set(model.kept), reverse=True) and (model.kept or interval > 1)
     for step, (rows, _) in enumerate(model.seen[1:], 1):
         alive = sum(length > step for length in lengths)
-        assert alive <= rows < max(alive / 0.75, alive + 1)
+        last_check = (step - 1) // interval * interval
+        checked = sum(length > last_check + 1 for length in lengths)
+        assert alive <= rows < max(checked / 0.75, checked + 1)
 
 
 @BOTH
-def test_no_step_is_taken_after_the_last_row_ends(config):
+def test_steps_after_the_last_row_ended_leave_no_trace(config):
     table = torch.full((4, 4), -50.0)
     table[0, 1] = table[1, 2] = table[2, 3] = table[3, 0] = 50.0
     completions = generate(Chain(table), torch.tensor([[1], [2], [0]]), 100, config, end_token=3)
@@ -291,6 +296,12 @@ def test_strategies_and_what_the_user_sets():
     assert filters(DecodingConfig(strategy="top-k", top_p=0.5)) == Filters(top_k=50, top_p=0.5)
 
 
+def masked(logits, kept):
+    """(B, V), -inf where the filters remove a token."""
+    left, ids = candidates(logits, kept)
+    return torch.full_like(logits, -torch.inf).scatter(1, ids, left)
+
+
 def by_definition(row, kept):
     """The ids that the filters leave of one row of logits, from the definitions."""
     scaled = [value / kept.temperature for value in row]
@@ -312,7 +323,7 @@ def by_definition(row, kept):
 @pytest.mark.parametrize("min_p", [None, 0.0, 0.03, 1.0])
 def test_filters_keep_what_their_definitions_say(temperature, top_k, top_p, min_p):
     kept, logits = Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p), random_logits(20)
-    filtered = apply_filters(logits, kept)
+    filtered = masked(logits, kept)
     assert [row.isfinite().nonzero().flatten().tolist() for row in filtered] == [
         by_definition(row, kept) for row in logits.double().tolist()
     ]
@@ -332,22 +343,44 @@ def test_filters_keep_what_their_definitions_say(temperature, top_k, top_p, min_
 def test_filters_agree_with_transformers(kept, warper):
     logits = random_logits()
     expected = warper(None, logits.clone())
-    filtered = apply_filters(logits, kept)
+    filtered = masked(logits, kept)
     assert filtered.isfinite().equal(expected.isfinite())
     torch.testing.assert_close(filtered.softmax(-1), expected.softmax(-1))
+
+
+@pytest.mark.parametrize("kept", [Filters(top_p=0.9), Filters(min_p=0.2), Filters(top_p=0.9, min_p=0.2)], ids=str)
+@pytest.mark.parametrize("spread", [0.1, 1.0, 9.0])
+def test_flat_distributions_over_many_tokens(kept, spread):
+    """More tokens are left than those looked at first, or fewer."""
+    logits = random_logits(3, 3000) * spread
+    filtered = masked(logits, kept)
+    assert [row.isfinite().nonzero().flatten().tolist() for row in filtered] == [
+        by_definition(row, kept) for row in logits.double().tolist()
+    ]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 50, 64, 128, 4096, 20_000, 20_001])
+def test_searches_of_a_vocabulary(num_tokens):
+    """As torch's own, the first of equals included."""
+    logits = random_logits(9, num_tokens)
+    assert argmax(logits).equal(logits.argmax(-1))
+    assert argmax(logits.round()).equal(logits.round().argmax(-1))
+    values, ids = topk(logits, min(5, num_tokens))
+    expected = logits.topk(min(5, num_tokens))
+    assert values.equal(expected.values) and ids.equal(expected.indices)
 
 
 def test_the_nucleus_is_the_smallest_set():
     """Exactly half is enough for one half, and the most likely token always stays."""
     logits = torch.tensor([[0.0, 0.0, -torch.inf], [3.0, 0.0, 0.0]])
-    assert apply_filters(logits, Filters(top_p=0.5)).isfinite().sum(1).tolist() == [1, 1]
-    assert apply_filters(logits, Filters(top_p=1e-12)).isfinite().sum(1).tolist() == [1, 1]
+    assert masked(logits, Filters(top_p=0.5)).isfinite().sum(1).tolist() == [1, 1]
+    assert masked(logits, Filters(top_p=1e-12)).isfinite().sum(1).tolist() == [1, 1]
 
 
 def test_filters_respect_what_is_blocked_already():
     logits = torch.tensor([[5.0, 4.0, 3.0, 2.0]]).masked_fill(torch.tensor([[True, False, False, False]]), -torch.inf)
-    assert apply_filters(logits, Filters(top_k=2)).isfinite().tolist() == [[False, True, True, False]]
-    assert apply_filters(logits, Filters(top_p=0.5)).isfinite().tolist() == [[False, True, False, False]]
+    assert masked(logits, Filters(top_k=2)).isfinite().tolist() == [[False, True, True, False]]
+    assert masked(logits, Filters(top_p=0.5)).isfinite().tolist() == [[False, True, False, False]]
 
 
 # Repetition penalty.

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hypergen.report_chart import line_chart, ticks
+from hypergen.report_chart import line_chart, standalone, ticks
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,12 @@ def test_ticks_are_few_even_and_round(low, high):
 
 def test_whole_epochs_have_whole_ticks():
     assert ticks(1, 3, least_step=1.0) == [1, 2, 3]
+
+
+def test_a_chart_that_stands_alone_is_one_valid_file():
+    svg = ElementTree.fromstring(standalone({"a < b": [(0, 1.0), (1, 2.0)], "c": [(1, 3.0)]}))
+    space = "{http://www.w3.org/2000/svg}"
+    assert svg.tag == f"{space}svg" and len(svg.findall(f".//{space}polyline")) == 2
+    titles = [group.find(f"{space}text").text for group in svg.findall(f"{space}g")]
+    assert titles == ["a < b", "c"]
+    assert float(svg.get("width")) == 2 * 360 and svg.find(f"{space}style").text

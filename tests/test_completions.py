@@ -1,0 +1,56 @@
+"""Completions from elsewhere. Alone: pytest tests/test_completions.py"""
+
+import json
+
+import pytest
+import torch
+
+from hypergen.completions import read_completions
+from hypergen.errors import InputError
+
+PROMPTS = torch.tensor([[1, 2], [3, 4]])
+GOOD = [
+    {"prompt_tokens": [1, 2], "completion_tokens": [5, 6, 7, 8], "text": "ab"},
+    {"prompt_tokens": [3, 4], "completion_tokens": [7, 6, 5]},
+]
+
+
+def written(folder, lines):
+    path = folder / "made.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+def test_rows_are_cut_to_one_length(tmp_path):
+    found = read_completions(written(tmp_path, GOOD), PROMPTS, 3, 9)
+    assert found.tolist() == [[5, 6, 7], [7, 6, 5]]
+
+
+def test_more_lines_than_prompts_are_left(tmp_path):
+    assert len(read_completions(written(tmp_path, GOOD), PROMPTS[:1], 3, 9)) == 1
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([], "made.jsonl: is empty"),
+        (["", " "], "made.jsonl: is empty"),
+        (GOOD[:1], "has 1 completions, 2 prompts are compared"),
+        (["[]", GOOD[1]], "line 1: must have prompt_tokens and completion_tokens"),
+        ([GOOD[0], "{"], "line 2: must have"),
+        ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": "abc"}], "line 2: must have"),
+        ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": [2**70] * 3}], "line 2: must have"),
+        (GOOD[::-1], "line 1: its prompt is not the one that is compared"),
+        ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": [5, 6]}], "line 2: has 2 tokens, 3 are compared"),
+        ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": [5, 6, 9]}], "has ids outside 0 to 8"),
+    ],
+)
+def test_what_is_refused(lines, message, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        read_completions(written(tmp_path, lines), PROMPTS, 3, 9)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_completions(str(tmp_path), PROMPTS, 3, 9)

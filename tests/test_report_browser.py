@@ -1,0 +1,48 @@
+"""Generated text in a real browser, where there is one: it is shown and does nothing.
+
+Alone: pytest tests/test_report_browser.py
+"""
+
+import re
+import shutil
+import subprocess
+from html import unescape
+
+import pytest
+
+from hypergen import report
+from hypergen.text.page import comparison_table
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> & so on and so on"
+RECORDS = [
+    {"name": "base greedy", "values": {"rep_4": {"mean": 0.6, "low": 0.5, "high": 0.7}}},
+    {"name": "hyperfitted greedy", "values": {"rep_4": {"mean": 0.1, "low": 0.0, "high": 0.2}}},
+]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+
+def browse(folder, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    page = f"file://{folder / 'report.html'}"
+    return subprocess.run([*command, *options, page], capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    figure = comparison_table([HOSTILE], {HOSTILE: [HOSTILE]})
+    curves = report.curves([{"epoch": 0, "ttr": 0.2}, {"epoch": 1, "ttr": 0.6, "loss": 3.0}])
+    page = report.page(HOSTILE, RECORDS, {"data": HOSTILE}, curves, figure)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+def test_hostile_text_is_shown_and_does_nothing(folder):
+    dom = browse(folder, "--dump-dom")
+    assert "<script" not in dom and "<img" not in dom
+    title = re.search("<title>(.*?)</title>", dom, re.DOTALL)
+    assert unescape(title.group(1)) == HOSTILE
+    assert dom.count("&lt;script&gt;") >= 4 and "the 95 % intervals do not overlap" in dom
+    assert dom.count("<polyline") == 2
