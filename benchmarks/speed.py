@@ -1,114 +1,107 @@
-"""Tokens a second and peak memory of fit and generate, beside transformers on the same model and prompts.
+"""How fast, beside what people use today, on the same ids: decoding, training, blocking, sampling.
 
-    python benchmarks/speed.py [--model FOLDER] [--modality text] [--pairs 5]
+    python benchmarks/speed.py --preset cpu                 # embedded bases, a quarter of an hour on 2 quiet cores
+    python benchmarks/speed.py --preset cpu --rows R1 R4    # some rows
+    python benchmarks/speed.py --preset gpu                 # GPT-2-, TinyLlama- and ImageGPT-sized random weights
 
-Measurements alternate (ours, theirs, theirs, ours), each after one warm-up; the ratio is the median over pairs, and a
-control (ours against ours) shows the noise. Ids must be equal, else the ratio is not printed.
-Does not know: other ways to be fast; it calls the public interface.
+Every row runs in a process of its own and ends in `benchmarks/records/speed-PRESET.json`; rows not asked for stay as
+they are there. Protocol and control: `pairs.py`. Peak memory is that of a process that runs one side only.
+Does not know: how anything works; peers are used as their documentation says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import resource
-import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import speed_models
+import speed_rows
 import torch
+import transformers
 
-import hypergen
-from hypergen.hyperfit import Plan, hyperfit
-from hypergen.resolve import embedded_base
-
-PROMPT, NEW = 32, 96
+RECORDS = Path(__file__).parent / "records"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modality", default="text", choices=("text", "image"))
-    parser.add_argument("--model", help="a folder; by default the embedded base")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
+    parser.add_argument("--preset", default="cpu", choices=speed_models.PRESETS)
+    parser.add_argument("--rows", nargs="+", default=list(speed_rows.ROWS), choices=speed_rows.ROWS)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--one", choices=("both", "ours", "theirs"), help=argparse.SUPPRESS
+    )  # what a child process does
     arguments = parser.parse_args()
-    run = hypergen.load(arguments.model or embedded_base(arguments.modality), device="cpu")
-    record = {
-        "model": arguments.model or f"{arguments.modality}-base",
-        "threads": torch.get_num_threads(),
-        "generate": [generation(run, rows, arguments.pairs) for rows in (1, 8, 32)],
-        "fit": [training(run, layers) for layers in (0, 2, 1)],
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    print(json.dumps(record, indent=1))
-    arguments.records.mkdir(exist_ok=True)
-    name = Path(record["model"]).name
-    (arguments.records / f"speed-{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    preset = speed_models.PRESETS[arguments.preset]
+    if arguments.one:
+        print(json.dumps(_in_this_process(arguments.rows[0], preset, arguments.rounds, arguments.one)))
+        return
+    path = RECORDS / f"speed-{arguments.preset}.json"
+    records = json.loads(path.read_text())["rows"] if path.exists() else {}
+    for row in arguments.rows:
+        records[row] = [_child(arguments.preset, row, arguments.rounds, "both")]
+        sides = {side: _child(arguments.preset, row, 1, side) for side in ("ours", "theirs")}
+        records[row] = records[row][0]["cases"] + [{"name": "peak memory", **sides}]
+        path.write_text(json.dumps({"machine": _machine(), "rows": records}, indent=1) + "\n")
+        print(table({row: records[row]}), flush=True)
 
 
-def generation(run: Any, rows: int, pairs: int) -> dict[str, Any]:
-    """Greedy continuation of random prompts, ours beside `generate` of transformers where the model has one."""
-    modality = run.modality
-    prompt_length = len(modality.prompts(torch.zeros(1, modality.sequence_length, dtype=torch.long))[0]) - 1
-    prompt = torch.randint(
-        1, modality.model.num_tokens - 1, (rows, prompt_length), generator=torch.Generator().manual_seed(0)
+def table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown; a refused ratio stays empty."""
+    lines = [
+        "| row | case | ratio [95 %] | ours | theirs | same result | control | of the roofline |",
+        "|---|---|--:|--:|--:|---|--:|--:|",
+    ]
+    for row, cases in records.items():
+        for case in cases:
+            lines.append("| " + " | ".join((row, case["name"], *_cells(case))) + " |")
+    return "\n".join(lines)
+
+
+def _cells(case: dict[str, Any]) -> tuple[str, ...]:
+    if "ours" in case:  # memory
+        ours, theirs = (f"{case[side]['peak_mb']:.0f} MB" for side in ("ours", "theirs"))
+        return "", ours, theirs, "", "", ""
+    ratio = (
+        f"{case['ratio']:.2f} [{case['low']:.2f}, {case['high']:.2f}]" if "ratio" in case else case.get("refused", "")
     )
-    new = min(NEW, modality.max_new_tokens(prompt_length + 1))
-
-    def ours() -> torch.Tensor:
-        return run.generate_tokens(prompt, max_new_tokens=new, stop_at_end=False)
-
-    theirs = their_generate(run, prompt, new)
-    record: dict[str, Any] = {"rows": rows, "new_tokens": new}
-    seconds, control = [], []
-    ratios = []
-    same = theirs is None or bool(torch.equal(ours(), theirs()))
-    for _ in range(pairs):
-        first = timed(ours)
-        if theirs is not None:
-            ratios.append((timed(theirs) + timed(theirs)) / (first + (second := timed(ours))))
-        else:
-            second = timed(ours)
-        seconds += [first, second]
-        control.append(first / second)
-    record |= {"tokens_per_second": rows * new / statistics.median(seconds), "control": statistics.median(control)}
-    record["same_ids"] = same
-    if ratios and same:
-        record["times_transformers_generate"] = statistics.median(ratios)
-    return record
+    ours, theirs = (f"{case[name]:,.0f} {case['unit']}" if case.get(name) else "" for name in ("rate", "their_rate"))
+    roofline = f"{case['roofline']:.0%}" if "roofline" in case else ""
+    control = f"{case['control']:.3f}" if "control" in case else ""
+    return ratio, ours, theirs, str(case.get("same", "")), control, roofline
 
 
-def their_generate(run: Any, prompt: torch.Tensor, new: int) -> Callable[[], torch.Tensor] | None:
-    """`generate` of transformers on the same weights and ids; None where the model has none (pictures)."""
-    causal = getattr(run.modality.model, "causal", None)
-    if causal is None:
-        return None
-    ids = run.modality.begin(prompt)
-    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-
-    def theirs() -> torch.Tensor:
-        with torch.inference_mode():
-            return causal.generate(ids, suppress_tokens=None, eos_token_id=None, **options)[:, ids.shape[1] :]
-
-    return theirs
+def _child(preset: str, row: str, rounds: int, side: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--preset", preset, "--rows", row, "--rounds", str(rounds), "--one", side]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def training(run: Any, last_layers: int) -> dict[str, Any]:
-    """Two epochs over 64 random sequences."""
-    modality = run.modality
-    length = modality.sequence_length
-    tokens = torch.randint(1, modality.model.num_tokens - 1, (64, length), generator=torch.Generator().manual_seed(1))
-    plan = Plan(steps=16, batch_size=8, learning_rate=1e-4, seed=0, last_layers=last_layers)
-    result = hyperfit(modality.model, tokens, plan)
-    return {"last_layers": last_layers, "tokens_per_second": result.tokens_per_second, "cached": result.cached}
+def _in_this_process(row: str, preset: speed_models.Preset, rounds: int, side: str) -> dict[str, Any]:
+    cases = speed_rows.ROWS[row](preset, rounds, side)
+    scale = 1024 if sys.platform == "linux" else 1024**2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"cases": cases, "peak_mb": peak} if side == "both" else {"peak_mb": peak}
 
 
-def timed(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
 
 
 if __name__ == "__main__":

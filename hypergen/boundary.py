@@ -1,24 +1,30 @@
 """Last-layers training on cached boundary activations: the lower blocks run once for all epochs.
 
-The sequences are fixed, so the input of the last K blocks is fixed too. It is computed once, kept in memory, and only
-the last K blocks, final norm and untied head train on it (the idea behind arXiv 2605.22579, which finds the effect in
-the last layers). A guard compares truncated with full forward on one batch; where they differ, nothing is cached.
-Does not know: losses, optimizers, files.
+The sequences are fixed, so the input of the last K blocks is fixed too. It is computed once, and only the last K
+blocks, final norm and untied head train on it (the idea behind arXiv 2605.22579, which finds the effect in the last
+layers). It stays in memory, or in a file without a name that is mapped into memory where it would take more than half
+of what is free. A guard compares truncated with full forward on one batch; where they differ, nothing is cached.
+Does not know: losses, optimizers, runs.
 
 Shape letters: N sequences, T tokens, D width.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergen.errors import InputError
+from hypergen.errors import DiskError, InputError
 
+SHARE_OF_MEMORY = 0.5  # of what is free; a larger cache goes into a file
 TOLERANCE = 1e-4  # between full and truncated forward, relative to the largest hidden value
 
 
@@ -27,17 +33,54 @@ class BoundaryCache:
     """The input of the last blocks for every training sequence."""
 
     states: Tensor
-    """(N, T, D), in the dtype of the residual stream."""
+    """(N, T, D), in the dtype of the residual stream; in a file it is on the CPU wherever the model is."""
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """The states (B, T, D) of sequences `rows` (B,), on their device."""
+        return self.states[rows.to(self.states.device)].to(rows.device)
 
     @staticmethod
     def build(model: Any, inputs: Tensor, last_layers: int, batch_size: int) -> BoundaryCache | None:
-        """States of `inputs` (N, T), or None where nothing is frozen or the guard finds a difference (it says so)."""
+        """States of `inputs` (N, T), or None where nothing is frozen or the guard finds a difference (it says so).
+
+        Raises:
+            DiskError: neither memory nor the folder for temporary files (TMPDIR) has room for them.
+        """
         if last_layers in (0, len(model.blocks)):
             return None
         if not _is_exact(model, inputs[:batch_size], last_layers):
             print("boundary cache: the truncated forward differs; training without it", file=sys.stderr)
             return None
-        return BoundaryCache(torch.cat([model.boundary(batch, last_layers) for batch in inputs.split(batch_size)]))
+        batches = inputs.split(batch_size)
+        first = model.boundary(batches[0], last_layers)
+        states = _room((len(inputs), *first.shape[1:]), first)
+        states[: len(first)] = first
+        for place, batch in zip(states.split(batch_size)[1:], batches[1:], strict=True):
+            place.copy_(model.boundary(batch, last_layers))
+        return BoundaryCache(states)
+
+
+def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An empty tensor of this shape, in memory or in a file that vanishes with it."""
+    size = math.prod(shape) * like.element_size()
+    if size <= SHARE_OF_MEMORY * _free_memory(like.device):
+        return like.new_empty(shape)
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise DiskError(f"{folder}: the boundary cache needs {size:,} bytes, {free:,} are free; set TMPDIR")
+    with tempfile.NamedTemporaryFile(dir=folder) as file:  # the mapping outlives the name
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes; infinite where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return math.inf
 
 
 def _is_exact(model: Any, inputs: Tensor, last_layers: int) -> bool:

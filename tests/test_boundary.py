@@ -1,14 +1,18 @@
 """The boundary cache changes the time of last-layers training and nothing else. Alone: pytest tests/test_boundary.py"""
 
+import shutil
+
 import pytest
 import torch
 
+from hypergen import boundary
 from hypergen.boundary import BoundaryCache
-from hypergen.errors import InputError
+from hypergen.errors import DiskError, InputError
 from hypergen.hyperfit import Plan, hyperfit
 from tests.toy.model import ToyModel
 
 SHAPE = {"num_tokens": 18, "context_length": 12, "width": 16, "num_layers": 3, "num_heads": 2}
+FROM_FILE = torch.from_file
 LOSS_TOLERANCE = 1e-5  # cached and uncached forward differ in batch order at most
 
 
@@ -101,3 +105,22 @@ def test_guard_falls_back_to_the_whole_forward(kind, monkeypatch, capsys):
 def test_a_defect_is_not_hidden():
     with pytest.raises(KeyError, match="a defect"):
         train(BrokenBoundary(**SHAPE), 2)
+
+
+def test_a_cache_beyond_memory_goes_into_a_file_without_a_name(monkeypatch, tmp_path):
+    in_memory = train(ToyModel(**SHAPE), 1)
+    monkeypatch.setattr(boundary, "SHARE_OF_MEMORY", 0.0)
+    monkeypatch.setattr(boundary.tempfile, "tempdir", str(tmp_path))
+    mapped = []
+    monkeypatch.setattr(boundary.torch, "from_file", lambda *a, **n: mapped.append(a[0]) or FROM_FILE(*a, **n))
+    assert train(ToyModel(**SHAPE), 1) == in_memory
+    assert len(mapped) == 1 and not list(tmp_path.iterdir())
+
+
+def test_no_room_for_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(boundary, "SHARE_OF_MEMORY", 0.0)
+    monkeypatch.setattr(boundary.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(boundary.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(DiskError, match=r"needs 7,040 bytes, 0 are free; set TMPDIR"):
+        train(ToyModel(**SHAPE), 1)
+    assert not list(tmp_path.iterdir())

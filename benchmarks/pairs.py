@@ -1,0 +1,70 @@
+"""Two ways to do the same, timed fairly: ours, theirs, theirs, ours in one process, again and again.
+
+The ratio is the median over rounds of (theirs + theirs) / (ours + ours), with a bootstrap 95 % interval of the mean.
+The two runs of ours in each round are the control: where they differ by more than 5 % in the median, the machine was
+not quiet, and no ratio is given.
+Does not know: what is timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hypergen.measures import bootstrap_interval
+
+ALLOWED_CONTROL = 0.05  # how far ours against ours may be from 1
+Seconds = Callable[[], float]  # runs once and returns how long it took
+
+
+def timed(call: Callable[[], Any]) -> Seconds:
+    """Wall time of a whole call, work queued on a GPU included."""
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return seconds
+
+
+def compare(ours: Seconds, theirs: Seconds, rounds: int) -> dict[str, Any]:
+    """One row of a record; `ratio` is missing where the control is off."""
+    ours(), theirs()  # warm-up
+    times = [(ours(), theirs(), theirs(), ours()) for _ in range(rounds)]
+    control = statistics.median(first / last for first, _, _, last in times)
+    ratios = [(second + third) / (first + last) for first, second, third, last in times]
+    record: dict[str, Any] = {
+        "seconds": statistics.median(0.5 * (first + last) for first, _, _, last in times),
+        "their_seconds": statistics.median(0.5 * (second + third) for _, second, third, _ in times),
+        "control": control,
+        "rounds": rounds,
+    }
+    if abs(control - 1) > ALLOWED_CONTROL:
+        return record | {"refused": f"ours against ours is {control:.3f}: the machine was not quiet"}
+    low, high = bootstrap_interval(ratios, seed=0)
+    return record | {"ratio": statistics.median(ratios), "low": low, "high": high}
+
+
+def read_bandwidth(size: int) -> float:
+    """Bytes a second at which a tensor of `size` bytes is summed, the best of 15."""
+    data = torch.ones(max(1, size // 4))
+    return size / min(timed(data.sum)() for _ in range(15))
+
+
+def product_rate(rows: int = 1024) -> float:
+    """Operations a second of an fp32 matrix product, the best of 8."""
+    one, other = torch.randn(rows, rows), torch.randn(rows, rows)
+    return 2 * rows**3 / min(timed(lambda: one @ other)() for _ in range(8))
+
+
+def decoding_limit(weights: int, cache_per_token: int, parameters: int, rows: int, length: float) -> float:
+    """Seconds that a decoding step needs at least: weights and cache read once, or two operations a weight and row."""
+    read = weights + rows * cache_per_token * length
+    return max(read / read_bandwidth(int(read)), 2 * rows * parameters / product_rate())

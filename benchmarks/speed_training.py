@@ -1,0 +1,142 @@
+"""R3 of `speed.py`: a training step on cached activations, beside what it replaces.
+
+Does not know: the protocol (`pairs`), processes, records.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from typing import Any
+
+import torch
+from pairs import compare
+from speed_models import Case, Preset, text_model
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hypergen.batches import batch_rows
+from hypergen.hyperfit import Plan, hyperfit
+from hypergen.text.model import TextModel
+
+STEPS = 8  # of training in one measurement; the first does not count
+BATCH = 8
+
+
+def training(preset: Preset, rounds: int, side: str) -> list[Case]:
+    """8 x 256 tokens a step, fp32: last 2, last 1 and all blocks, beside HF Trainer and a plain frozen loop."""
+    model = text_model(preset)
+    shape = STEPS * BATCH, min(257, model.context_length)
+    tokens = torch.randint(5, model.num_tokens, shape, generator=torch.Generator().manual_seed(2)).to(preset.device)
+    if side != "both":
+        (OurTraining(model, tokens, 2) if side == "ours" else TheirTrainer(model, tokens))()
+        return []
+    cases = []
+    for last in (2, 1, 0):
+        ours = OurTraining(model, tokens, last)
+        peers: dict[str, Any] = {"HF Trainer, all blocks": TheirTrainer(model, tokens)}
+        if last:
+            peers["the same blocks frozen, no cache"] = FrozenLoop(model, tokens, last)
+        for peer, theirs in peers.items():
+            record = compare(ours, theirs, max(3, rounds // 3))
+            count = BATCH * (shape[1] - 1)
+            rates = {"rate": count / record["seconds"], "their_rate": count / record["their_seconds"]}
+            what = f"last {last} on the cache" if last else "all blocks"
+            same = ours.agrees_with_uncached() if last else ""
+            cases.append({"name": f"{what}; {peer}", "same": same, "unit": "tokens/s", **record, **rates})
+    return cases
+
+
+def now() -> float:
+    """The time once everything queued is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class OurTraining:
+    """Seconds a step of `hyperfit`, without what is done once."""
+
+    def __init__(self, model: TextModel, tokens: Tensor, last: int):
+        self.model, self.tokens = copy.deepcopy(model), tokens
+        self.start = copy.deepcopy(model.state_dict())
+        self.plan = Plan(steps=STEPS, batch_size=BATCH, learning_rate=1e-4, seed=0, last_layers=last)
+
+    def __call__(self) -> float:
+        times: list[float] = []
+        self._train(lambda: times.append(now()))
+        return (times[-1] - times[0]) / (STEPS - 1)
+
+    def _train(self, polled: Any = lambda: None) -> float:
+        self.model.load_state_dict(self.start)
+        return hyperfit(self.model, self.tokens, self.plan, label="ours", stop_signal=polled).loss
+
+    def agrees_with_uncached(self) -> bool:
+        """Whether the loss over one epoch is that of the same training without the cache, to 1e-4 of it."""
+        self.model.load_state_dict(self.start)
+        uncached = FrozenLoop(self.model, self.tokens, self.plan.last_layers).epoch_loss()
+        return abs(self._train() - uncached) <= 1e-4 * uncached
+
+
+class FrozenLoop:
+    """A plain transformers loop: lower blocks and embeddings frozen, everything run at every step."""
+
+    def __init__(self, model: TextModel, tokens: Tensor, last: int):
+        wrapped = copy.deepcopy(model)
+        self.causal, self.tokens = wrapped.causal.float().train(), tokens
+        self.causal.requires_grad_(False)
+        for part in (*wrapped.blocks[-last:], *wrapped.tail):
+            part.requires_grad_(True)
+        trained = [parameter for parameter in self.causal.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+
+    def __call__(self) -> float:
+        self._step(0)
+        started = now()
+        for step in range(1, STEPS):
+            self._step(step)
+        return (now() - started) / (STEPS - 1)
+
+    def epoch_loss(self) -> float:
+        return sum(self._step(step) for step in range(STEPS)) / STEPS
+
+    def _step(self, step: int) -> float:
+        batch = self.tokens[batch_rows(0, step, len(self.tokens), BATCH)]
+        loss = self.causal(input_ids=batch, labels=batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+class TheirTrainer:
+    """Seconds a step of transformers' Trainer, full fine-tuning, without what is done once."""
+
+    def __init__(self, model: TextModel, tokens: Tensor):
+        self.causal, self.tokens = copy.deepcopy(model).causal.float(), tokens.cpu()
+
+    def __call__(self) -> float:
+        times: list[float] = []
+
+        class Clock(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                times.append(now())
+
+        self.causal.requires_grad_(True)
+        with tempfile.TemporaryDirectory() as folder:
+            options = TrainingArguments(
+                folder,
+                max_steps=STEPS,
+                per_device_train_batch_size=BATCH,
+                learning_rate=1e-4,
+                lr_scheduler_type="constant",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
+            )
+            rows = [{"input_ids": row, "labels": row} for row in self.tokens]
+            Trainer(self.causal, options, train_dataset=rows, callbacks=[Clock()]).train()
+        return (times[-1] - times[0]) / (STEPS - 1)
