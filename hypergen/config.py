@@ -116,7 +116,7 @@ class FitConfig:
     """Stop when an epoch's mean training loss (nats per token) is at or below this."""
     max_overlap: float | None = None
     """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
-    measure_every: int = 1
+    measure_every: int = 4
     """Epochs between looks at 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0: none."""
     held_out_samples: int = 64
     """Prompts of the before/after comparison."""

@@ -1,7 +1,8 @@
 """Writing that a reader sees whole or not at all, and what a disk refuses in one line.
 
 Everything is written into a temporary folder or file, flushed to disk, listed with SHA-256 in `manifest.json` (folders;
-written last), and renamed into place. File modes follow the umask.
+written last), and renamed into place. File modes follow the umask. What a network disk refuses for a moment is tried
+once more.
 Does not know: what is written.
 """
 
@@ -13,6 +14,8 @@ import json
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +23,11 @@ from typing import Any
 
 from hypergen.errors import CheckpointError, DiskError, InputError
 
-MANIFEST = "manifest.json"
+MANIFEST, TEMPORARY = "manifest.json", ".tmp-"
 FORMAT = 1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
+PASSING = (errno.EIO, errno.ESTALE)  # may be over in a moment, on a network disk
+SECONDS_TO_RETRY = 1.0
 WRONG_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.ENOENT, errno.EINVAL),
@@ -38,10 +43,41 @@ def disk_errors(folder: Path) -> Iterator[None]:
         number = _disk_number(error)
         where = getattr(error, "filename", None) or folder
         if number in FULL:
-            raise DiskError(f"{where}: {os.strerror(number)}; what was there before is untouched") from error
+            told = f"{where}: {os.strerror(number)}; what was there before is untouched"
+            raise DiskError(told + _free(folder)) from error
         if number in WRONG_PLACE:
             raise InputError(f"{where}: {os.strerror(number)}") from error
         raise
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to start what would not fit.
+
+    Raises:
+        DiskError: fewer than `needed` bytes are free where the folder is.
+    """
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskError(f"{folder}: {needed:,} bytes are needed for checkpoints and the result, {free:,} are free")
+
+
+def _free(folder: Path) -> str:
+    """How much is left on the disk of the nearest folder that exists."""
+    place = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return f"; {shutil.disk_usage(place).free:,} bytes are free" if place else ""
+
+
+def twice(write: Callable[[], object]) -> None:
+    """Once more, after a moment, where the disk may have recovered."""
+    try:
+        write()
+    except Exception as error:
+        if (number := _disk_number(error)) not in PASSING:
+            raise
+        print(f"hypergen: {os.strerror(number)}; trying once more", file=sys.stderr)
+        time.sleep(SECONDS_TO_RETRY)
+        write()
 
 
 def _disk_number(error: Exception) -> int:
@@ -54,12 +90,17 @@ def _disk_number(error: Exception) -> int:
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Make or replace one file through a temporary one beside it, which has the same suffix."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+
+    def attempt() -> None:
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+
     try:
         with disk_errors(path):
-            write(temporary)
-            sync(temporary)
-            os.replace(temporary, path)
+            twice(attempt)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -67,29 +108,43 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 def publish(folder: Path, write: Callable[[Path], object]) -> None:
     """Make `folder`, new or replaced, from what `write` puts into a temporary folder beside it."""
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    temporary, former = (folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}{part}") for part in ("", "-former"))
+
+    def move() -> None:
+        if folder.exists() and temporary.exists():
+            os.replace(folder, former)
+        if temporary.exists():
+            os.replace(temporary, folder)
+        sync(folder.parent)
+
     write_whole(temporary, write)
     try:
         with disk_errors(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
-            sync(folder.parent)
+            twice(move)
     finally:
+        if former.exists() and not folder.exists():
+            os.replace(former, folder)
         remove(temporary)  # is there only after a failure
+        remove(former)
 
 
 def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
     """Fill a temporary folder, flush it, and write its manifest; on any failure nothing of it stays."""
+
+    def attempt() -> None:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for path in temporary.rglob("*"):
+            path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
+            sync(path)
+        (temporary / MANIFEST).write_text(json.dumps(_manifest(temporary), indent=1))
+        sync(temporary / MANIFEST)
+        sync(temporary)
+
     try:
         with disk_errors(temporary):
-            temporary.mkdir(parents=True)
-            write(temporary)
-            (temporary / MANIFEST).write_text(json.dumps(_manifest(temporary), indent=1))
-            for path in temporary.rglob("*"):
-                path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
-                sync(path)
-            sync(temporary)
+            twice(attempt)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -101,8 +156,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return {"format": FORMAT, "files": names}
 
 
-def check_manifest(folder: Path) -> None:
-    """Compare every file with the manifest.
+def check_manifest(folder: Path) -> set[str]:
+    """Compare every file that the manifest lists; their names.
 
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file differs from it.
@@ -115,9 +170,16 @@ def check_manifest(folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
     for name, (size, digest) in listed.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or _digest(path) != digest:
-            raise CheckpointError(f"{path}: missing, or its content is not what the manifest says")
+        if not _is_as_listed(folder / name, size, digest):
+            raise CheckpointError(f"{folder / name}: missing, or its content is not what the manifest says")
+    return set(listed)
+
+
+def _is_as_listed(path: Path, size: object, digest: object) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size and _digest(path) == digest
+    except OSError:  # the disk does not give it
+        return False
 
 
 def remove(path: Path) -> None:

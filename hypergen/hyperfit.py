@@ -2,7 +2,7 @@
 
 Hyperfitting (arXiv 2412.04318, section 3): next-token loss on every position of a fixed small set, Adam with a constant
 small learning rate, no weight decay, no dropout, until the loss is near zero. Trained weights are fp32 whatever the
-compute precision: at a learning rate of 1e-6 a bf16 weight cannot move, which `_Movement` would report.
+compute precision: at a learning rate of 1e-6 a bf16 weight cannot move, which `movement` would report.
 The order of batches is `batches.batch_rows`; there is no other randomness, so a state (weights, optimizer, step)
 continues exactly.
 Does not know: what a token means, where a run is stored, how text or pictures look.
@@ -13,10 +13,11 @@ Shape letters: N sequences, B batch, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,13 +28,13 @@ from hypergen.batches import batch_rows, steps_per_epoch
 from hypergen.boundary import BoundaryCache
 from hypergen.config import Precision
 from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteError
-from hypergen.muon import Muon
+from hypergen.movement import Movement
+from hypergen.optimizers import new_optimizers, set_learning_rate
+from hypergen.processes import Processes
 from hypergen.progress import track
+from hypergen.training_state import BYTES_PER_WEIGHT, State, restore, snapshot
 
 CHUNK = 2048  # positions whose logits exist at one time
-MOVEMENT_STEPS = 20  # after so many steps at least half of the trained weights must have moved
-WARM_UP_SHARE, FLOOR_SHARE = 0.02, 0.05  # of the steps, and of the learning rate, for the cosine schedule
-BETAS, PRETRAIN_BETAS = (0.9, 0.999), (0.9, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,10 @@ class Plan:
     pretraining: bool = False
     """Muon for the matrices of the blocks, a cosine schedule and clipping to norm 1, in place of constant AdamW."""
     checkpoint_every: int = 0
-    """Steps between checkpoints; 0: none."""
+    """Steps between checkpoints; 0: only when it ends."""
 
 
-@dataclass(kw_only=True)
-class State:
-    """Everything that an interrupted training continues from."""
-
-    step: int = 0
-    epoch_loss: float = 0.0
-    """Sum over the running epoch, or the one just ended, of loss times sequences."""
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Trained weights as `weight.NAME`, optimizer state as `optimizer.INDEX.PARAMETER.KEY`."""
+StoppedBy = Literal["target_loss", "overlap", "epochs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +64,13 @@ class FitResult:
     loss: float
     epochs: int
     steps: int
-    stopped_by: Literal["target_loss", "epochs"]
+    stopped_by: StoppedBy
     seconds: float
     tokens_per_second: float
     cached: bool
     """Whether the lower blocks ran only once (`boundary`)."""
+    micro_batch_size: int
+    """Sequences that were run through the model together: the batch size, or less where memory ran out."""
 
 
 def hyperfit(
@@ -87,21 +82,28 @@ def hyperfit(
     state: State | None = None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
     on_checkpoint: Callable[[State], None] = lambda state: None,
+    stop_rule: Callable[[int], StoppedBy | None] = lambda epoch: None,
     stop_signal: Callable[[], int | None] = lambda: None,
+    whole_steps: AbstractContextManager = nullcontext(),  # noqa: B008 (stateless)
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> FitResult:
     """Train `model` (a TokenModel and nn.Module) in place on `tokens` (N, T).
 
     Args:
         state: where to continue; None starts.
         on_epoch: called after each epoch with its number (from 1) and mean loss.
-        on_checkpoint: called with a state to keep, every `plan.checkpoint_every` steps and when a signal arrived. Its
-            tensors are those in use: write or copy them before you return.
+        on_checkpoint: called with a state to keep, every `plan.checkpoint_every` steps, when a signal arrived and when
+            the training ends. Its tensors are those in use: write or copy them before you return.
+        stop_rule: asked for each epoch after `on_epoch`, and again when a training goes on from its end: what ends it.
         stop_signal: polled after each step; a signal number ends the training with `Interrupted`.
+        whole_steps: entered around the steps, in which a signal must only be noted.
+        processes: those that train together, each with the same arguments; the first one's callbacks count.
 
     Raises:
         InputError: more last layers than blocks, or no tokens to predict.
         NonFiniteError: loss or gradient is not finite; the weights are those before the step.
-        HypergenError: the updates are rounded away.
+        CheckpointError: the state is not one of this training.
+        HypergenError: the updates are rounded away, or one sequence is too much for the memory.
     """
     _check_tokens(tokens, model.context_length)
     names = trained_parameters(model, plan.last_layers)
@@ -110,42 +112,39 @@ def hyperfit(
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
     features = _Features(model, tokens, plan)
-    optimizers = _optimizers(model, names, plan)
-    state = _restore(names, optimizers, state or State())
-    movement = _Movement(list(names.values()))
+    optimizers = new_optimizers(model, names, plan)
+    state = restore(names, optimizers, state or State())
+    movement = Movement(list(names.values()))
     count, per_epoch = len(tokens), steps_per_epoch(len(tokens), plan.batch_size)
-    started, first_step, trained = time.perf_counter(), state.step, 0
-    stopped_by: Literal["target_loss", "epochs"] = "epochs"
+    started, trained = time.perf_counter(), 0
 
-    with track(label, plan.steps, done=state.step) as advance:
-        while state.step < plan.steps:
+    with whole_steps, track(label, plan.steps, done=state.step) as advance:
+        _, stopped_by = processes.agree(None, _stopped_by(state, plan, count, stop_rule))
+        while stopped_by is None:
             if state.step % per_epoch == 0:
                 state.epoch_loss = 0.0
             rows = batch_rows(plan.seed, state.step, count, plan.batch_size).to(tokens.device)
-            step_loss = backward(model, features(rows), tokens[rows, 1:], plan.precision)
+            own_loss = _accumulate(model, features, tokens, processes.own(rows), len(rows), state, plan.precision)
+            step_loss = processes.add_up(names.values(), own_loss)
             norm = nn.utils.clip_grad_norm_(names.values(), 1.0 if plan.pretraining else math.inf)
             _check_finite(step_loss, norm, state.step, rows)
             for optimizer in optimizers:
-                _set_learning_rate(optimizer, plan, state.step)
+                set_learning_rate(optimizer, plan, state.step)
                 optimizer.step()
-            if state.step - first_step < MOVEMENT_STEPS:
-                movement.observe(last=state.step - first_step == MOVEMENT_STEPS - 1)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
+            movement.observe()
+            model.zero_grad()
             state.step += 1
             state.epoch_loss += step_loss * len(rows)
             predicted = len(rows) * (tokens.shape[1] - 1)
             advance(tokens=predicted, loss=step_loss)
             trained += predicted
             if state.step % per_epoch == 0:
-                loss = _epoch_mean(state, count, plan.batch_size)
-                on_epoch(state.step // per_epoch, loss)
-                if loss <= plan.target_loss:
-                    stopped_by = "target_loss"
-                    break
-            number = stop_signal()
-            if number or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
-                on_checkpoint(_snapshot(names, optimizers, state))
+                paused = time.perf_counter()
+                on_epoch(state.step // per_epoch, _epoch_mean(state, count, plan.batch_size))
+                started += time.perf_counter() - paused  # looking is not training
+            number, stopped_by = processes.agree(stop_signal(), _stopped_by(state, plan, count, stop_rule))
+            if number or stopped_by or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
+                on_checkpoint(snapshot(names, optimizers, state))
             if number:
                 raise Interrupted(number, f"stopped by signal {number} after step {state.step}; --resume continues")
     model.eval()
@@ -158,7 +157,47 @@ def hyperfit(
         seconds=seconds,
         tokens_per_second=trained / max(seconds, 1e-9),
         cached=features.cache is not None,
+        micro_batch_size=state.micro_batch_size or plan.batch_size,
     )
+
+
+def _stopped_by(state: State, plan: Plan, count: int, stop_rule: Callable[[int], StoppedBy | None]) -> StoppedBy | None:
+    """What ends the training at this step; None while it goes on."""
+    epochs, steps = divmod(state.step, steps_per_epoch(count, plan.batch_size))
+    if epochs and not steps:
+        if _epoch_mean(state, count, plan.batch_size) <= plan.target_loss:
+            return "target_loss"
+        if (rule := stop_rule(epochs)) is not None:
+            return rule
+    return "epochs" if state.step >= plan.steps else None
+
+
+def _accumulate(
+    model: Any, features: _Features, tokens: Tensor, rows: Tensor, batch: int, state: State, precision: Precision
+) -> float:
+    """Backpropagate what these rows add to the mean loss of a batch of so many; out of memory, again in smaller parts.
+
+    The gradient is that of the whole up to rounding, so the recipe stays the same.
+    """
+    while len(rows):
+        loss = 0.0
+        try:
+            for part in rows.split(state.micro_batch_size or len(rows)):
+                loss += backward(model, features(part), tokens[part, 1:], precision, share=len(part) / batch)
+            return loss
+        except torch.OutOfMemoryError as error:
+            if (state.micro_batch_size or len(rows)) == 1:
+                raise HypergenError("out of memory with one sequence at a time; shorten the sequences") from error
+        model.zero_grad()
+        state.micro_batch_size = -(-min(state.micro_batch_size or len(rows), len(rows)) // 2)
+        print(f"out of memory: going on with {state.micro_batch_size} sequences at a time", file=sys.stderr)
+        _free_memory()
+    return 0.0
+
+
+def _free_memory() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
@@ -166,8 +205,12 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def backward(model: Any, hidden: Tensor, targets: Tensor, precision: Precision = "fp32") -> float:
-    """Backpropagate the mean cross-entropy of `hidden` (B, T, D) against `targets` (B, T); return it, nats per token.
+def backward(
+    model: Any, hidden: Tensor, targets: Tensor, precision: Precision = "fp32", *, share: float = 1.0
+) -> float:
+    """Backpropagate `share` times the mean cross-entropy of `hidden` (B, T, D) against `targets` (B, T).
+
+    Returns it, in nats per token.
 
     The head runs on at most CHUNK positions at a time and each chunk is backpropagated to `hidden` at once, so that
     logits of size (B, T, V) never exist and nothing is computed twice.
@@ -178,7 +221,7 @@ def backward(model: Any, hidden: Tensor, targets: Tensor, precision: Precision =
         part.requires_grad_()
         with autocast(precision, hidden.device):
             logits = model.head(part)
-        loss = F.cross_entropy(logits.float(), goal, reduction="sum") / goals.numel()
+        loss = F.cross_entropy(logits.float(), goal, reduction="sum") / goals.numel() * share
         loss.backward()
         gradients.append(part.grad)
         total += loss.detach()
@@ -194,14 +237,23 @@ def trained_parameters(model: Any, last_layers: int) -> dict[str, nn.Parameter]:
     """
     if last_layers > len(model.blocks):
         raise InputError(f"--last-layers {last_layers}: the model has {len(model.blocks)} blocks")
-    chosen = [model] if last_layers == 0 else [*model.blocks[-last_layers:], *model.tail]
-    wanted = {id(parameter) for module in chosen for parameter in module.parameters()}
+    wanted = _chosen(model, last_layers)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in wanted)
     names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in names.values():
         parameter.data = parameter.data.float()
     return names
+
+
+def state_bytes(model: Any, last_layers: int) -> int:
+    """What a checkpoint takes on a disk."""
+    return BYTES_PER_WEIGHT * sum(parameter.numel() for parameter in _chosen(model, last_layers).values())
+
+
+def _chosen(model: Any, last_layers: int) -> dict[int, nn.Parameter]:
+    modules = [model] if last_layers == 0 else [*model.blocks[-last_layers:], *model.tail]
+    return {id(parameter): parameter for module in modules for parameter in module.parameters()}
 
 
 def _check_tokens(tokens: Tensor, context_length: int) -> None:
@@ -229,101 +281,10 @@ class _Features:
     def __call__(self, rows: Tensor) -> Tensor:
         with autocast(self.precision, self.inputs.device):
             if self.cache is not None:
-                return self.model.from_boundary(self.cache.states[rows], self.last_layers)
+                return self.model.from_boundary(self.cache.rows(rows), self.last_layers)
             return self.model.hidden(self.inputs[rows])
-
-
-def _optimizers(model: Any, names: dict[str, nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
-    """AdamW without decay for hyperfitting; Muon on the blocks' matrices beside AdamW for pretraining."""
-    if not plan.pretraining:
-        return [torch.optim.AdamW(names.values(), plan.learning_rate, BETAS, weight_decay=0.0, fused=True)]
-    in_blocks = {id(parameter) for block in model.blocks for parameter in block.parameters() if parameter.ndim == 2}
-    matrices = [parameter for parameter in names.values() if id(parameter) in in_blocks]
-    others = [parameter for parameter in names.values() if id(parameter) not in in_blocks]
-    adam = torch.optim.AdamW(others, plan.learning_rate, PRETRAIN_BETAS, weight_decay=0.0, fused=True)
-    return [Muon(matrices, plan.learning_rate), adam]
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
-    if not plan.pretraining:
-        return
-    warm_up = max(1, round(WARM_UP_SHARE * plan.steps))
-    progress = max(0.0, (step - warm_up) / max(1, plan.steps - warm_up))
-    share = FLOOR_SHARE + (1 - FLOOR_SHARE) * (1 + math.cos(math.pi * progress)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate * min(share, (step + 1) / warm_up)
 
 
 def _check_finite(loss: float, norm: Tensor, step: int, rows: Tensor) -> None:
     if not (math.isfinite(loss) and torch.isfinite(norm)):
         raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {norm.item()}, sequences {rows.tolist()}")
-
-
-class _Movement:
-    """Finds out whether trained weights really move: of a sample that gets gradients, at least half must."""
-
-    def __init__(self, parameters: list[nn.Parameter], per_parameter: int = 4096):
-        self.parameters = parameters
-        self.strides = [max(1, parameter.numel() // per_parameter) for parameter in parameters]
-        self.before = [self._sample(p.detach(), s).clone() for p, s in zip(parameters, self.strides, strict=True)]
-        self.touched = [torch.zeros_like(sample, dtype=torch.bool) for sample in self.before]
-
-    @staticmethod
-    def _sample(values: Tensor, stride: int) -> Tensor:
-        return values.reshape(-1)[::stride]
-
-    def observe(self, *, last: bool) -> None:
-        for parameter, stride, touched in zip(self.parameters, self.strides, self.touched, strict=True):
-            if parameter.grad is not None:
-                touched |= self._sample(parameter.grad, stride) != 0
-        if last:
-            self._judge()
-
-    def _judge(self) -> None:
-        moved = touched_total = 0
-        for parameter, stride, before, touched in zip(
-            self.parameters, self.strides, self.before, self.touched, strict=True
-        ):
-            changed = self._sample(parameter.detach(), stride) != before
-            moved += int((changed & touched).sum())
-            touched_total += int(touched.sum())
-        if moved < touched_total / 2:
-            share = moved / touched_total
-            raise HypergenError(
-                f"after {MOVEMENT_STEPS} steps {share:.0%} of the trained weights have moved (at least 50% must): "
-                "the learning rate is below their rounding step"
-            )
-
-
-def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    for index, optimizer in enumerate(optimizers):
-        numbers = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-        for parameter, values in optimizer.state.items():
-            for key in values:
-                yield f"optimizer.{index}.{numbers[id(parameter)]}.{key}", values, key
-
-
-def _snapshot(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: State) -> State:
-    tensors = {f"weight.{name}": parameter.detach() for name, parameter in names.items()}
-    for name, values, key in _optimizer_tensors(optimizers):
-        tensors[name] = torch.as_tensor(values[key])
-    return State(step=state.step, epoch_loss=state.epoch_loss, tensors=tensors)
-
-
-def _restore(names: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: State) -> State:
-    """Copy the state's tensors to where they belong; what is left of it, to count on with."""
-    counts = State(step=state.step, epoch_loss=state.epoch_loss)
-    if not state.tensors:
-        return counts
-    with torch.no_grad():
-        for name, parameter in names.items():
-            parameter.copy_(state.tensors[f"weight.{name}"])
-    for index, optimizer in enumerate(optimizers):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        prefix = f"optimizer.{index}."
-        for name, value in state.tensors.items():
-            if name.startswith(prefix):
-                number, key = name.removeprefix(prefix).split(".", 1)
-                parameter = parameters[int(number)]
-                optimizer.state[parameter][key] = value.clone().to(parameter.device)  # fused AdamW's step as well
-    return counts

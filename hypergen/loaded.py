@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,23 +21,41 @@ from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig
 from hypergen.errors import InputError
 from hypergen.generation import generate
+from hypergen.kept_completions import Keep, decode_all
 
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 TRAINING_TOKENS, HELD_OUT_TOKENS = "training_tokens.safetensors", "held_out_tokens.safetensors"
 
 
-def stored_tokens(folder: Path, name: str) -> Tensor:
-    """Stored sequences (N, T) of a run folder.
+def stored_tokens(folder: Path, name: str, num_tokens: int = 2**31) -> Tensor:
+    """Stored sequences (N, T) of a run folder, ids below `num_tokens`.
 
     Raises:
         InputError: there are none, or they cannot be read.
     """
     path = folder / name
-    if not path.is_file():
-        raise InputError(f"{path}: not there; only a hyperfitted run has it")
     try:
-        return load_file(path)["tokens"]
+        if not path.is_file():
+            raise InputError(f"{path}: not there; only a hyperfitted run has it")
+        tokens = load_file(path)["tokens"]
     except (OSError, KeyError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+    return checked_ids(str(path), tokens, num_tokens)
+
+
+def checked_ids(where: str, ids: Any, num_tokens: int) -> Tensor:
+    """Ids (N, T) as int64, looked at before they index an embedding (on a GPU a wrong one kills the process).
+
+    Raises:
+        InputError: another type or shape, or an id that is negative or not below `num_tokens`.
+    """
+    if not isinstance(ids, Tensor) or ids.dtype not in WHOLE_NUMBERS or ids.ndim != 2:
+        found = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"{where}: must be a (N, T) tensor of whole numbers, found {found}")
+    for wrong in (ids.min(), ids.max()) if ids.numel() else ():
+        if not 0 <= int(wrong) < num_tokens:
+            raise InputError(f"{where}: has id {int(wrong)}; the model has ids from 0 to {num_tokens - 1}")
+    return ids.long()
 
 
 @dataclass
@@ -59,7 +78,7 @@ class Run:
         Raises:
             InputError: it is a base, which has none.
         """
-        return stored_tokens(self.folder, name)
+        return stored_tokens(self.folder, name, self.modality.model.num_tokens)
 
     def generate(self, prompts: Any = None, *, max_new_tokens: int | None = None, **decoding: Any) -> list[Any]:
         """Continue prompts: texts give their continuations, pictures give whole pictures with a new lower part.
@@ -73,7 +92,12 @@ class Run:
         return self.modality.assemble(rows, self.complete(rows, max_new_tokens, **decoding))
 
     def generate_tokens(self, prompt_ids: Tensor, max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
-        """(B, P) ids without start token, P >= 0 -> (B, S) ids of the completions, on the CPU."""
+        """(B, P) ids without start token, P >= 0 -> (B, S) ids of the completions, on the CPU.
+
+        Raises:
+            InputError: ids that are no whole numbers or that the model does not have.
+        """
+        prompt_ids = checked_ids("prompt ids", prompt_ids, self.modality.model.num_tokens)
         return self.complete(list(self.modality.begin(prompt_ids)), max_new_tokens, **decoding)
 
     def prompt_rows(self, prompts: Any = None) -> list[Tensor]:
@@ -84,8 +108,14 @@ class Run:
             return [self.modality.encode_prompt(prompts)]
         return [self.modality.encode_prompt(item, number) for number, item in enumerate(prompts, 1)]
 
-    def complete(self, rows: Sequence[Tensor], max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
-        """Rows of `prompt_rows` -> (B, S) ids of their completions."""
+    def complete(
+        self, rows: Sequence[Tensor], max_new_tokens: int | None = None, *, keep: Keep = decode_all, **decoding: Any
+    ) -> Tensor:
+        """Rows of `prompt_rows` -> (B, S) ids of their completions.
+
+        Args:
+            keep: what remembers completed batches (`kept_completions`); by default nothing does.
+        """
         config = DecodingConfig(**decoding)
         model = self.modality.model
         citations = None
@@ -93,7 +123,8 @@ class Run:
             citations = CitationIndex(self.tokens(), config.block_citations).to(next(model.parameters()).device)
         if max_new_tokens is None:
             max_new_tokens = self.modality.max_new_tokens(max((len(row) for row in rows), default=0))
-        return generate(model, rows, max_new_tokens, config, end_token=self.modality.end_token, citations=citations)
+        end = self.modality.end_token
+        return generate(model, rows, max_new_tokens, config, end_token=end, citations=citations, keep=keep)
 
     def grid(self, rows: int = 8, **options: Any) -> Any:
         """Held-out sequences of the run, one below the other: prompt, completion, original.

@@ -21,35 +21,55 @@ from hypergen import report, run
 from hypergen.comparison import Comparison
 from hypergen.config import FitConfig, PretrainConfig, flag
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS
+from hypergen.scrub import scrub
 
-FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every"}
+FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every", "skip_bad", "allow_pickle_weights"}
 
 
 def facts_of(name: str, config: FitConfig | PretrainConfig, settings: Any, tokens: Tensor) -> dict[str, Any]:
     """What `hypergen.json` records."""
     libraries = ("hypergen", "torch", "transformers", "diffusers", "safetensors")
-    return {
+    facts = {
         "modality": name,
         "settings": asdict(settings),
         "config": asdict(config),
-        "data_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+        "data_sha256": sha256(tokens),
         "sequences": list(tokens.shape),
         "versions": {library: metadata.version(library) for library in libraries}
         | {"python": platform.python_version()},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
+    return scrub(facts)
 
 
-def fixed(facts: dict[str, Any]) -> dict[str, Any]:
+def fixed(config: FitConfig | PretrainConfig, settings: Any) -> dict[str, Any]:
     """What a resumed training must share with the one that it continues, by option."""
-    options = facts["config"] | facts["settings"]
-    fixed = {flag(name): value for name, value in options.items() if name not in FREE_ON_RESUME}
-    return fixed | {"training data of SHA-256": facts["data_sha256"]}
+    options = asdict(config) | asdict(settings)
+    return scrub({flag(name): value for name, value in options.items() if name not in FREE_ON_RESUME})
+
+
+def fixed_data(pixels_or_tokens: Tensor) -> dict[str, str]:
+    """The same for the data of a training."""
+    return {"training data of SHA-256": sha256(pixels_or_tokens)}
+
+
+def sha256(values: Tensor) -> str:
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a training depend on besides its options (pytorch/pytorch#88718)."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def lasting(base: str) -> str:
     """A folder's whole path, so that it is found from elsewhere; a hub id as it is."""
-    return str(Path(base).resolve()) if Path(base).is_dir() else base
+    return scrub(str(Path(base).resolve()) if Path(base).is_dir() else base)
 
 
 def write_run(temporary: Path, folder: Path, modality: Any, compare: Comparison, facts: dict[str, Any]) -> None:
@@ -82,8 +102,8 @@ def report_page(folder: Path, facts: dict[str, Any], figure: str | bytes) -> str
         "seconds": round(training["seconds"], 1),
         "seed": config["seed"],
     }
-    losses = [(row["epoch"], row["loss"]) for row in run.read_log(folder)]
-    return report.page(f"hypergen: {folder.name}", facts["comparison"], shown, {"training loss": losses}, figure)
+    curves = report.curves([{"epoch": 0} | facts["look_before"], *run.read_log(folder)])
+    return report.page(f"hypergen: {folder.name}", facts["comparison"], shown, curves, figure)
 
 
 def write_base(temporary: Path, modality: Any, facts: dict[str, Any]) -> None:

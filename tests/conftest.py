@@ -8,6 +8,7 @@ from hypergen import cli, registry
 from tests.toy.modality import toy
 
 QUICK = {"num_samples": 24, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "target_loss": 0.0}
+FIT = ["--device", "cpu", "--sequence-length", "16", "--prompt-length", "4", "--num-samples", "8", "--epochs", "1"]
 QUICK_TOY = {**QUICK, "data": "numbers", "held_out_samples": 8, "device": "cpu"}
 
 
@@ -66,6 +67,22 @@ def refused(tmp_path, capsys):
         assert shown.out == "" and len(lines) == 1 and "Traceback" not in shown.err
         assert tree(tmp_path) == before
         return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def refused_fit(refused, text_base, text_data, monkeypatch):
+    """The line that refuses a fit of a text base which would work but for these arguments."""
+
+    def load(*_):
+        raise AssertionError("a model was loaded")
+
+    def run(*arguments, model=text_base, data=text_data, model_needed=False):
+        with monkeypatch.context() as patch:
+            if not model_needed:
+                patch.setattr("hypergen.text.modality.load", load)
+            return refused("fit", "--model", model, "--data", data, *FIT, *arguments)
 
     return run
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_a_full_disk_at_any_call_leaves_what_was_there(name, tmp_path):
         left = tree(tmp_path)
         assert {path: left[path] for path in before} == before
         assert not {path for path in left if ".tmp" in path}
-        assert not (tmp_path / "two").exists() or disk.check_manifest(tmp_path / "two") is None
+        assert not (tmp_path / "two").exists() or disk.check_manifest(tmp_path / "two")
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -96,7 +97,7 @@ def test_any_failure_of_the_writer_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG])
 def test_what_a_disk_refuses_is_exit_6(number, tmp_path):
-    expected = f"^there: {os.strerror(number)}; what was there before is untouched$"
+    expected = f"^there: {os.strerror(number)}; what was there before is untouched; [0-9,]+ bytes are free$"
     with pytest.raises(DiskError, match=expected), disk.disk_errors(tmp_path):
         raise OSError(number, "", "there")
     with pytest.raises(DiskError, match=os.strerror(number)), disk.disk_errors(tmp_path):
@@ -145,6 +146,32 @@ def test_modes_follow_the_umask(umask, tmp_path):
         os.umask(former)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").rglob("*")}
     assert all(mode == (0o777 if path.is_dir() else 0o666) & ~umask for path, mode in modes.items())
+
+
+def test_what_would_not_fit_is_not_started(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    disk.check_space(tmp_path, 10)
+    with pytest.raises(DiskError, match=rf"^{tmp_path}: {2 * free:,} bytes are needed .*, [\d,]+ are free$"):
+        disk.check_space(tmp_path, 2 * free)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failure_of_a_moment_is_tried_once_more(name, number, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(disk, "SECONDS_TO_RETRY", 0.0)
+    with failing(name, 1, number):
+        disk.publish(tmp_path / "new", write_two)
+    disk.check_manifest(tmp_path / "new")
+    assert capsys.readouterr().err == f"hypergen: {os.strerror(number)}; trying once more\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_is_replaced_comes_back_when_the_new_one_cannot_be_named(tmp_path):
+    disk.publish(tmp_path / "one", write_two)
+    before = tree(tmp_path)
+    with failing("replace", 2), pytest.raises(DiskError):
+        disk.publish(tmp_path / "one", write_two)
+    assert tree(tmp_path) == before
 
 
 def flip(path):

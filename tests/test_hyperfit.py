@@ -15,7 +15,9 @@ from torch.nn import functional
 from hypergen import hyperfit as hyperfit_module
 from hypergen.batches import batch_rows
 from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteError
-from hypergen.hyperfit import Plan, State, backward, hyperfit
+from hypergen.hyperfit import Plan, backward, hyperfit
+from hypergen.optimizers import set_learning_rate
+from hypergen.training_state import State
 from tests.toy.model import ToyModel
 
 NUM_TOKENS, LENGTH = 18, 12
@@ -126,7 +128,7 @@ def test_pretraining_warms_up_and_cools_down():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=99.0)
     rates = []
     for step in range(200):
-        hyperfit_module._set_learning_rate(optimizer, plan(200, learning_rate=2.0, pretraining=True), step)
+        set_learning_rate(optimizer, plan(200, learning_rate=2.0, pretraining=True), step)
         rates.append(optimizer.param_groups[0]["lr"])
     top = rates.index(max(rates))
     assert top == 3 and rates[top] == 2.0  # 2 % of the steps
@@ -152,8 +154,8 @@ def test_hyperfitting_is_adamw_at_a_constant_rate_without_decay():
 def test_only_pretraining_clips_gradients(pretraining, monkeypatch):
     norms = []
     total = nn.utils.get_total_norm
-    observe = lambda movement, last: norms.append(total([weight.grad for weight in movement.parameters]).item())  # noqa: E731
-    monkeypatch.setattr(hyperfit_module._Movement, "observe", observe)
+    observe = lambda movement: norms.append(total([weight.grad for weight in movement.parameters]).item())  # noqa: E731
+    monkeypatch.setattr(hyperfit_module.Movement, "observe", observe)
     model = toy()
     model.head = lambda hidden: 30 * ToyModel.head(model, hidden)
     train(model, sequences(8), plan(3, pretraining=pretraining))
@@ -263,7 +265,7 @@ def test_checkpoints_come_on_time_and_change_nothing():
     plain, watched, steps = toy(), toy(), []
     train(plain, sequences(10), plan(9))
     hyperfit(watched, sequences(10), plan(9, checkpoint_every=2), on_checkpoint=lambda state: steps.append(state.step))
-    assert steps == [2, 4, 6, 8]
+    assert steps == [2, 4, 6, 8, 9]
     assert same(weights(plain), weights(watched))
 
 
@@ -398,3 +400,108 @@ def test_progress_continues_where_the_state_was(capsys):
     capsys.readouterr()
     train(toy(), sequences(8), plan(4), state=states[0])
     assert capsys.readouterr().err.startswith("hyperfit: 4/4  loss ")
+
+
+# Too little memory.
+
+
+def out_of_memory(model, monkeypatch, most):
+    """More than `most` sequences at a time do not fit."""
+
+    def hidden(tokens):
+        if len(tokens) > most:
+            raise torch.OutOfMemoryError("no room")
+        return ToyModel.hidden(model, tokens)
+
+    monkeypatch.setattr(model, "hidden", hidden, raising=False)
+    return model
+
+
+@pytest.mark.parametrize("most, left", [(4, 4), (3, 2), (1, 1)])
+def test_out_of_memory_halves_what_runs_together(most, left, monkeypatch, capsys):
+    """And ends in the weights of a training that accumulated as much from the start."""
+    accumulated, short, whole, tokens = toy(), out_of_memory(toy(), monkeypatch, most), toy(), sequences(11)
+    result, losses = train(short, tokens, plan(9))
+    expected, expected_losses = train(accumulated, tokens, plan(9), state=State(micro_batch_size=left))
+    assert result.micro_batch_size == expected.micro_batch_size == left
+    assert same(weights(short), weights(accumulated)) and losses == expected_losses
+    assert capsys.readouterr().err.count("out of memory: going on with") == {4: 0, 2: 1, 1: 2}[left]
+    assert train(whole, tokens, plan(9))[1] == pytest.approx(losses, rel=1e-4)
+
+
+def test_out_of_memory_in_the_middle_of_a_batch_counts_nothing_twice(monkeypatch):
+    model, accumulated, tokens, calls = toy(), toy(), sequences(8), iter(range(100))
+    head = ToyModel.head
+
+    def failing_once(hidden):
+        if next(calls) == 3:  # the second half of the second batch
+            raise torch.OutOfMemoryError
+        return head(model, hidden)
+
+    model.head = failing_once
+    train(model, tokens, plan(4, batch_size=8), state=State(micro_batch_size=4))
+    states = []
+    accumulating = plan(4, batch_size=8, checkpoint_every=1)
+    hyperfit(
+        accumulated,
+        tokens,
+        accumulating,
+        state=State(micro_batch_size=4),
+        on_checkpoint=lambda state: states.append(deepcopy(state)),
+    )
+    states[0].micro_batch_size = 2
+    again = toy()
+    train(again, tokens, plan(4, batch_size=8), state=states[0])
+    assert same(weights(model), weights(again))
+
+
+def test_one_sequence_that_does_not_fit_is_an_error(monkeypatch):
+    model = out_of_memory(toy(), monkeypatch, 0)
+    with pytest.raises(HypergenError, match=r"^out of memory with one sequence at a time; shorten the sequences$"):
+        train(model, sequences(4), plan(3))
+
+
+# The end.
+
+
+@pytest.mark.parametrize("target", [0.0, 100.0])
+def test_the_state_at_the_end_ends_a_resumed_training_at_once(target):
+    """What follows a training may be interrupted; the training need not be repeated then."""
+    model, states, tokens = toy(), [], sequences(8)
+    training = plan(6, target_loss=target)
+    first = hyperfit(model, tokens, training, on_checkpoint=lambda state: states.append(deepcopy(state)))
+    assert [state.step for state in states] == [6 if target == 0 else 2]
+    resumed, losses = toy(seed=3), []
+    again = hyperfit(
+        resumed,
+        tokens,
+        training,
+        state=states[0],
+        on_epoch=lambda *epoch: losses.append(epoch),
+        on_checkpoint=losses.append,
+    )
+    assert same(weights(model), weights(resumed)) and losses == []
+    assert (again.loss, again.steps, again.epochs, again.stopped_by) == (
+        first.loss,
+        first.steps,
+        first.epochs,
+        first.stopped_by,
+    )
+
+
+def test_signals_are_only_noted_inside_the_steps():
+    """The boundary cache is built before; a signal need not wait for it."""
+    entered = []
+
+    class Watch:
+        def __enter__(self):
+            entered.append("steps")
+
+        def __exit__(self, *_):
+            entered.append("over")
+
+    model, blocks = toy(), []
+    boundary = ToyModel.boundary
+    model.boundary = lambda tokens, last: blocks.append(list(entered)) or boundary(model, tokens, last)
+    hyperfit(model, sequences(8), plan(2, last_layers=1), whole_steps=Watch())
+    assert blocks and not any(blocks) and entered == ["steps", "over"]

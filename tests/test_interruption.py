@@ -98,6 +98,16 @@ def test_a_full_disk_at_the_end_is_exit_6_and_the_run_goes_on(toy_base, whole, t
     assert weights(tmp_path / "run") == weights(whole.folder)
 
 
+def test_a_disk_without_room_is_exit_6_before_anything_is_measured(toy_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(api.Comparison, "add", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(
+        hypergen.HypergenError, match="bytes are needed for checkpoints and the result, 1,000 are free"
+    ) as error:
+        fit(toy_base, tmp_path / "run")
+    assert error.value.exit_code == 6 and not tree(tmp_path)
+
+
 def stopped(base, folder, monkeypatch, **options):
     """A folder with two checkpoints of a fit that was stopped after its second epoch."""
     with monkeypatch.context() as patch:

@@ -1,28 +1,16 @@
-"""Who may write a run folder, its checkpoints, its log, and how it is finished. Alone: pytest tests/test_run.py"""
+"""Who may write and read a run folder, its log, and how it is finished. Alone: pytest tests/test_run.py"""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from hypergen import disk, run
-from hypergen.errors import CheckpointError, DiskError, InputError, LockedError
-from hypergen.hyperfit import State
+from hypergen.errors import DiskError, InputError, LockedError
 from tests.conftest import tree
-from tests.test_disk import failing, flip, uses, write_two
-
-FACTS = {"--epochs": 3, "--last-layers": None, "--betas": (0.9, 0.95)}
-
-
-def state(step):
-    return State(step=step, epoch_loss=0.1 * step, tensors={"weight.a": torch.arange(4.0) + step})
-
-
-def checkpoints(folder):
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
+from tests.test_checkpoints import saved, state
+from tests.test_disk import failing, uses, write_two
 
 # The folder.
 
@@ -64,6 +52,17 @@ def test_places_that_are_no_folder_are_refused(tmp_path):
 def test_an_unfinished_run_can_be_continued(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     run.check_output(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("begun", [".lock", "checkpoints/step-1/state.json"])
+def test_an_unfinished_run_is_not_read(begun, tmp_path):
+    (tmp_path / begun).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / begun).touch()
+    with pytest.raises(InputError, match="is an unfinished run; wait for it, or continue it with --resume"):
+        run.check_finished(tmp_path)
+    (tmp_path / "manifest.json").touch()
+    run.check_finished(tmp_path)
+    run.check_finished(tmp_path / "not there")
 
 
 def test_the_next_free_folder(tmp_path, monkeypatch):
@@ -129,67 +128,6 @@ def test_a_run_that_another_process_has_just_finished_is_kept(tmp_path):
     assert tree(tmp_path) == before
 
 
-# Checkpoints.
-
-
-def test_a_checkpoint_comes_back(tmp_path):
-    run.save_checkpoint(tmp_path, state(7), FACTS)
-    found = run.newest_state(tmp_path, FACTS)
-    assert (found.step, found.epoch_loss) == (7, state(7).epoch_loss)
-    assert found.tensors["weight.a"].equal(state(7).tensors["weight.a"])
-    assert tree(tmp_path / "checkpoints" / "step-7").keys() == {"manifest.json", "state.json", "state.safetensors"}
-
-
-def test_the_two_newest_are_kept(tmp_path):
-    for step in (2, 9, 10, 100):
-        run.save_checkpoint(tmp_path, state(step), FACTS)
-    assert checkpoints(tmp_path) == ["step-10", "step-100"]
-    assert run.newest_state(tmp_path, FACTS).step == 100
-
-
-@pytest.mark.parametrize("name", ["state.json", "state.safetensors", "manifest.json"])
-def test_a_damaged_one_is_skipped_with_one_warning(name, tmp_path, capsys):
-    for step in (5, 10):
-        run.save_checkpoint(tmp_path, state(step), FACTS)
-    flip(tmp_path / "checkpoints" / "step-10" / name)
-    assert run.newest_state(tmp_path, FACTS).step == 5
-    warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == 1 and "skipping a damaged checkpoint" in warnings[0] and "step-10/" in warnings[0]
-
-
-def test_after_a_damaged_one_nothing_whole_is_removed(tmp_path):
-    for step in (5, 10):
-        run.save_checkpoint(tmp_path, state(step), FACTS)
-    flip(tmp_path / "checkpoints" / "step-10" / "state.json")
-    run.save_checkpoint(tmp_path, state(6), FACTS)
-    assert checkpoints(tmp_path) == ["step-5", "step-6"]
-
-
-def test_none_whole_is_exit_3_and_none_at_all_starts(tmp_path):
-    assert run.newest_state(tmp_path, FACTS) is None
-    run.save_checkpoint(tmp_path, state(5), FACTS)
-    disk.publish(tmp_path / "checkpoints" / "step-5", write_two)  # whole, but not a checkpoint
-    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is whole") as error:
-        run.newest_state(tmp_path, FACTS)
-    assert error.value.exit_code == 3
-
-
-def test_other_options_are_refused_by_name(tmp_path):
-    run.save_checkpoint(tmp_path, state(5), FACTS)
-    with pytest.raises(InputError, match=r"--resume: .* was started with --epochs 3, not 4$"):
-        run.newest_state(tmp_path, FACTS | {"--epochs": 4})
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
-    run.save_checkpoint(tmp_path, state(1), FACTS)
-    number = uses("fsync", lambda: run.save_checkpoint(tmp_path, state(2), FACTS))
-    for call in range(1, number):  # the last one flushes the name of what is whole already
-        with failing("fsync", call), pytest.raises(DiskError):
-            run.save_checkpoint(tmp_path, state(3), FACTS)
-        assert run.newest_state(tmp_path, FACTS).step == 2
-        assert checkpoints(tmp_path) == ["step-1", "step-2"]
-
-
 # The log.
 
 
@@ -212,7 +150,7 @@ def test_the_log_is_rewound_and_half_a_line_is_passed_over(tmp_path):
 def started(folder):
     """A run folder just before its end."""
     run.log(folder, {"epoch": 1, "loss": 0.5})
-    run.save_checkpoint(folder, state(1), FACTS)
+    saved(folder).save(state(1))
     return folder
 
 

@@ -51,7 +51,7 @@ def test_items_come_back_from_tokens():
     tokens = modality.encode(items)
     assert tokens[0].tolist() == [16, 1, 2, 3] + [17] * 12
     assert modality.decode(tokens) == items
-    assert modality.measures(tokens[:, :3], tokens[:, 3:4])["steady"] == 1.0
+    assert modality.measures(tokens[:, :3], tokens[:, 3:4])["steady"].tolist() == [1.0, 1.0]
 
 
 def test_registered_by_one_line(monkeypatch):

@@ -1,0 +1,90 @@
+"""A stopped job of many prompts continues with the missing ones. Alone: pytest tests/test_kept_completions.py"""
+
+import json
+
+import pytest
+import torch
+
+from hypergen import generation
+from hypergen.config import DecodingConfig
+from hypergen.errors import InputError, LockedError
+from hypergen.kept_completions import kept
+from tests.test_hyperfit import toy
+
+ROWS = [torch.arange(1, 2 + number % 3) for number in range(12)]
+SAMPLED = DecodingConfig(strategy="top-p", stop_at_end=False)
+
+
+class Stopped(Exception):
+    pass
+
+
+def complete(output, model, rows=ROWS, batches=None, config=SAMPLED):
+    """All completions; or Stopped when so many batches have been decoded. Gives them and the decoded rows."""
+    decoded = []
+    with kept(output, output.parent, {"seed": config.seed}, rows) as keep:
+
+        def counted(batch, decode):
+            def count():
+                if len(decoded) == batches:
+                    raise Stopped
+                decoded.append(batch)
+                return decode()
+
+            return keep(batch, count)
+
+        ids = generation.generate(model, rows, 5, config, batch_size=3, keep=counted)
+    return ids, sorted(row for batch in decoded for row in batch)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+@pytest.mark.parametrize("torn", [False, True])
+def test_the_missing_ones_are_decoded_and_all_are_the_same(batches, torn, tmp_path):
+    model = toy()
+    whole, every = complete(tmp_path / "whole", model)
+    assert every == list(range(12)) and not list(tmp_path.iterdir())
+    with pytest.raises(Stopped):
+        complete(tmp_path / "out", model, batches=batches)
+    unfinished = tmp_path / "out.unfinished"
+    lines = unfinished.read_text().splitlines(keepends=True) if batches else []
+    assert len(lines) == (1 + batches if batches else 0) and unfinished.exists() == (batches > 0)
+    if torn:
+        unfinished.write_text("".join(lines) + ('{"rows": [1, 2' if lines else '{"o'))
+    ids, decoded = complete(tmp_path / "out", model)
+    done = {row for line in lines[1:] for row in json.loads(line)["rows"]}
+    assert ids.equal(whole) and set(decoded) == set(range(12)) - done
+    assert not list(tmp_path.iterdir())
+
+
+def test_those_of_something_else_are_refused(tmp_path):
+    model = toy()
+    with pytest.raises(Stopped):
+        complete(tmp_path / "out", model, batches=2)
+    before = (tmp_path / "out.unfinished").read_bytes()
+    for change in ({"rows": ROWS[1:]}, {"config": DecodingConfig(seed=1)}):
+        with pytest.raises(InputError, match="unfinished: holds completions of another model, options or prompts"):
+            complete(tmp_path / "out", model, **change)
+    assert (tmp_path / "out.unfinished").read_bytes() == before
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "out.unfinished").write_text("my notes\n")
+    with pytest.raises(InputError, match="remove it"):
+        complete(tmp_path / "out", toy())
+    assert (tmp_path / "out.unfinished").read_text() == "my notes\n"
+
+
+def test_two_at_once(tmp_path):
+    with (
+        kept(tmp_path / "out", tmp_path, {}, ROWS),
+        pytest.raises(LockedError),
+        kept(tmp_path / "out", tmp_path, {}, []),
+    ):
+        pass
+
+
+def test_without_an_output_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with kept(None, tmp_path, {}, ROWS) as keep:
+        assert keep([0], lambda: torch.ones(1)).equal(torch.ones(1))
+    assert not list(tmp_path.iterdir())
