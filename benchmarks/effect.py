@@ -4,8 +4,8 @@
     python benchmarks/effect.py stories260k fiction-6m --shared ../shared
 
 Every case ends in `benchmarks/records/effect-CASE.json` and prints its table. Cases on other models than the embedded
-ones also time a plain transformers loop on the same sequences: epochs of both alternate (ours, plain, plain, ours) in
-this process. Prompts are texts or pictures that are in no training set.
+ones also time a plain transformers loop on the same sequences (protocol: `pairs.py`). Prompts are texts or pictures
+that are in no training set. Without a case the records are printed as tables.
 Does not know: how anything works; it calls the public interface.
 """
 
@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from pairs import compare
+from speed_training import FrozenLoop, OurTraining
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 import hypergen
 from hypergen import report
-from hypergen.batches import batch_rows, steps_per_epoch
-from hypergen.hyperfit import Plan, hyperfit
 
 FICTION, HELD_OUT_FICTION = "data/fiction/train.jsonl", "data/fiction/test.jsonl"
 PICTURES, HELD_OUT_PICTURES = "data/cifar10/train.zip", "data/cifar10/test.zip"
@@ -54,17 +51,27 @@ CASES: dict[str, dict[str, Any]] = {
         "last_layers": 2,
     },
 }
-PAIRS = 2
+NAMES = {
+    "text-self": "embedded text base, own samples",
+    "text-stories": "embedded text base, stories",
+    "stories260k": "stories260k, 64 fiction sequences",
+    "fiction-6m": "fiction-6m, 256 fiction sequences, last 2 of 6 blocks",
+    "image-self": "embedded image base, own samples",
+    "image-cifar10": "embedded image base, 500 CIFAR-10 pictures",
+}
+ROUNDS = 5
 RECORDED = ("config", "settings", "training", "comparison", "versions", "machine")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+", choices=CASES)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []])
     parser.add_argument("--shared", type=Path, help="folder with data/ and models/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     arguments = parser.parse_args()
+    if not arguments.cases:
+        print(tables(arguments.records))
     for case in arguments.cases:
         records = [run_case(case, seed, arguments.shared) for seed in arguments.seeds]
         arguments.records.mkdir(exist_ok=True)
@@ -98,57 +105,46 @@ def run_case(case: str, seed: int, shared: Path | None) -> dict[str, Any]:
     return record
 
 
-def compare_with_plain(model: str, tokens: Tensor, record: dict[str, Any]) -> dict[str, float]:
-    """Alternate epochs of both loops on equal terms: same sequences, batches, optimizer, precision, trained layers."""
-    config = record["config"]
-    per_epoch = steps_per_epoch(len(tokens), config["batch_size"])
-    plain, optimizer = plain_model(model, config)
-    ours = hypergen.load(model).modality.model
-
-    def our_epochs(count: int) -> float:
-        plan = Plan(
-            steps=count * per_epoch,
-            batch_size=config["batch_size"],
-            learning_rate=config["learning_rate"],
-            seed=0,
-            last_layers=config["last_layers"],
-        )
-        started = time.perf_counter()
-        hyperfit(ours, tokens, plan)
-        return time.perf_counter() - started
-
-    def plain_epoch() -> float:
-        started = time.perf_counter()
-        for step in range(per_epoch):
-            batch = tokens[batch_rows(0, step, len(tokens), config["batch_size"])]
-            plain(input_ids=batch, labels=batch).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return time.perf_counter() - started
-
-    ratios = []
-    for pair in range(PAIRS):  # ours with and without one more epoch: what the cache costs once is not in an epoch
-        first = plain_epoch() if pair % 2 else 0.0
-        one, two = our_epochs(1), our_epochs(2)
-        ratios.append(((first or plain_epoch()) / (two - one), one - (two - one)))
-    ratio = statistics.median(ratio for ratio, _ in ratios)
-    set_up = max(0.0, statistics.median(extra for _, extra in ratios))
-    plain_seconds = plain_epoch()
-    epochs = record["training"]["epochs"]
-    whole = epochs * plain_seconds / (set_up + epochs * plain_seconds / ratio)
-    return {"epoch_ratio": ratio, "set_up_seconds": set_up, "plain_epoch_seconds": plain_seconds, "whole_ratio": whole}
+def compare_with_plain(model: str, tokens: Tensor, record: dict[str, Any]) -> dict[str, Any]:
+    """Steps of both loops in turn on equal terms: same sequences, batches, optimizer, precision, trained layers."""
+    config, wrapped = record["config"], hypergen.load(model, device="cpu").modality.model
+    ours = OurTraining(wrapped, tokens, config["last_layers"])
+    compared = compare(ours, FrozenLoop(wrapped, tokens, config["last_layers"]), ROUNDS)
+    steps = record["training"]["steps"]
+    whole = steps * compared["their_seconds"] / (ours.set_up + steps * compared["seconds"])
+    return {"step": compared, "set_up_seconds": ours.set_up, "whole_ratio": whole}
 
 
-def plain_model(model: str, config: dict[str, Any]) -> tuple[Any, torch.optim.Optimizer]:
-    """The control: transformers, fp32, AdamW without decay, the lower layers frozen where the case says so."""
-    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
-    last = config["last_layers"]
-    if last:
-        plain.requires_grad_(False)
-        plain.model.layers[-last:].requires_grad_(True)
-        plain.model.norm.requires_grad_(True)
-    trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
-    return plain, torch.optim.AdamW(trained, lr=config["learning_rate"], weight_decay=0.0)
+def tables(folder: Path) -> str:
+    """The records as Markdown, one table for each modality."""
+    rows = {"text": [], "image": []}
+    for case in CASES:
+        path = folder / f"effect-{case}.json"
+        for record in json.loads(path.read_text()) if path.exists() else []:
+            rows[record["config"]["modality"]] += _table_rows(record, "rows_copied" if "image" in case else "rep_4")
+    heads = ("TTR", "overlap mean", "overlap > 10", "{}", "training loss", "seconds in all")
+    parts = []
+    for modality, last in (("text", "rep-4"), ("image", "rows copied")):
+        titles = " | ".join(("base, training set, seed", "decoding", *heads)).format(last)
+        parts.append("\n".join([f"| {titles} |", "|---|---|" + "--:|" * len(heads), *rows[modality]]))
+    return "\n\n".join(parts)
+
+
+def _table_rows(record: dict[str, Any], repeated: str) -> list[str]:
+    rows = []
+    for row in record["comparison"]:
+        cells = [_number(row["values"].get(name)) for name in ("ttr", "overlap_mean", "overlap_over_10", repeated)]
+        is_ours = row["name"] == "hyperfitted greedy"
+        cells += [f"{record['training']['loss']:.3f}", f"{record['seconds']:.0f}"] if is_ours else ["", ""]
+        rows.append(f"| {NAMES[record['case']]}, {record['seed']} | {row['name']} | {' | '.join(cells)} |")
+    return rows
+
+
+def _number(value: dict[str, float] | None) -> str:
+    if value is None:
+        return ""
+    interval = f" [{value['low']:.3f}, {value['high']:.3f}]" if "low" in value else ""
+    return f"{value['mean']:.3f}{interval}"
 
 
 def _below(shared: Path | None, value: Any) -> Any:
