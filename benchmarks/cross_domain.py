@@ -178,9 +178,10 @@ class Contest:
         changes: dict[str, dict[str, Any]] = {
             "other-data": {"data": self.other_data},
             "layers": {"last_layers": self.base_plan.other_layers},
-            "early": {"target_loss": 0.0, "measure_every": 0},
+            "early": {"target_loss": 0.0},
         }
         shared = {"data": self.data, "seed": self.seed, "held_out_samples": self.base_plan.count}
+        shared["measure_every"] = int(name == "hyperfitted")  # whose curves are drawn and give the early stop
         return self.base_plan.options | shared | changes.get(name, {})
 
     def run(self, name: str) -> Any:

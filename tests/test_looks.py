@@ -30,7 +30,7 @@ def test_the_rule_reads_the_log(tmp_path):
 
 
 def test_a_fit_ends_where_it_quotes(toy_base, tmp_path):
-    options = QUICK_TOY | {"model": toy_base, "epochs": 8}
+    options = QUICK_TOY | {"model": toy_base, "epochs": 8, "measure_every": 1}
     free = hypergen.fit(**options, output=str(tmp_path / "free"))
     overlaps = [row["overlap_mean"] for row in read_log(tmp_path / "free")]
     assert len(overlaps) == 8 and free.record["training"]["stopped_by"] == "epochs"
@@ -42,7 +42,7 @@ def test_a_fit_ends_where_it_quotes(toy_base, tmp_path):
 
 def test_looks_do_not_change_the_training(toy_base, tmp_path):
     options = QUICK_TOY | {"model": toy_base}
-    looked = hypergen.fit(**options, output=str(tmp_path / "looked"))
+    looked = hypergen.fit(**options, measure_every=1, output=str(tmp_path / "looked"))
     blind = hypergen.fit(**options, measure_every=0, output=str(tmp_path / "blind"))
     assert looked.records == blind.records
     assert [row.keys() for row in read_log(tmp_path / "blind")] == [{"epoch", "loss"}] * 3
