@@ -14,9 +14,10 @@ heads, E width of a head, V vocabulary, M rows of a product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,9 @@ from torch.nn import functional as F
 MOST_BYTES = 2**29  # of weights; those of a larger model are not copied: there arithmetic takes the time, not calls
 LARGE_CACHE = 8 * 2**20  # bytes of keys and values that processors' caches hold; beyond it they must be read in a row
 RECENT = 32  # tokens after which those of a large cache move together
-ROWS_TO_PREPACK = 4  # from here on oneDNN's layout is the fastest on a CPU (measured), below it a transposed one
+LARGE_MODEL = 32 * 2**20  # bytes of weights that they do not hold
+ROWS_FOR_THREADS = 4  # from here on several threads are faster (measured)
+ROWS_TO_PREPACK = 16  # from here on oneDNN's layout is the fastest on a CPU (measured), below it a transposed one
 
 
 class Product:
@@ -38,7 +41,7 @@ class Product:
         self.prepacked: Tensor | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if self.can_prepack and len(rows) >= ROWS_TO_PREPACK:
+        if self.can_prepack and rows.shape[0] >= ROWS_TO_PREPACK:
             if self.prepacked is None:
                 self.prepacked = _prepack(self.weight)
             return _prepacked_product(rows, self.prepacked, self.bias)
@@ -110,6 +113,12 @@ class LeanModel:
     rotation: Tensor | None = None
     """(positions, E / 2) complex: rotary embedding of neighbouring pairs; None: positions are embedded."""
 
+    @cached_property
+    def nbytes(self) -> int:
+        """Of the weights that a step reads."""
+        products = [self.head, *(p for b in self.blocks for p in (b.attend, b.mix, b.widen, b.narrow))]
+        return sum(product.weight.nbytes for product in products)
+
     def start(self, prompt: Tensor, room: int, pads: Tensor | None = None) -> tuple[Tensor, LeanState]:
         """(B, P) ids, the first `pads` (B,) of each row padding -> logits (B, V) of the next id, and a state.
 
@@ -119,16 +128,15 @@ class LeanModel:
             room: tokens that there will be, P or more.
         """
         batch, length = prompt.shape
-        positions = (
-            torch.arange(length, device=prompt.device) - (prompt.new_zeros(batch) if pads is None else pads)[:, None]
-        )
+        shifts = prompt.new_zeros(batch) if pads is None else pads
+        positions = torch.arange(length, device=prompt.device) - shifts[:, None]
         kept = None if pads is None else (positions.flatten() >= 0).nonzero().squeeze(1)
         mask = None if pads is None else _causal_mask(pads, length)
         positions = _gather(positions.flatten(), kept)
-        hidden = self.embed(_gather(prompt.flatten(), kept), positions)
+        hidden, turn = self.embed(_gather(prompt.flatten(), kept), positions), self._turn(positions)
         parts = []
         for block in self.blocks:
-            heads = _spread(self._project(block, hidden, positions), kept, batch * length)
+            heads = _spread(self._project(block, hidden, turn), kept, batch * length)
             heads = heads.view(batch, length, -1, self.head_width).transpose(1, 2)
             queries, keys, values = heads.split([self.num_heads, self.num_groups, self.num_groups], 1)
             parts.append(torch.stack([keys, values]))
@@ -144,17 +152,27 @@ class LeanModel:
 
     def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
         """(B,) ids -> logits (B, V) of the id after each, and a state one longer over the same memory."""
-        state = _with_room(state)
-        batch, length = len(token), state.length
+        with _enough_threads(self, token):
+            return self._step(token, _with_room(state))
+
+    def _step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
+        batch, length, filled = len(token), state.length, state.length - state.whole[0].shape[3]
         positions = torch.tensor([length], device=token.device) if state.pads is None else length - state.pads
         mask = None if state.mask is None else state.mask[..., : length + 1]
-        hidden = self.embed(token, positions)
+        hidden, turn = self.embed(token, positions), self._turn(positions)
+        num_queries = self.num_heads * self.head_width
+        of_queries = (
+            batch,
+            self.num_groups,
+            self.num_heads // self.num_groups,
+            self.head_width,
+        )  # a group's are its rows
+        of_others = batch, 2, self.num_groups, self.head_width
         for block, whole, recent in zip(self.blocks, state.whole, state.recent, strict=True):
-            heads = self._project(block, hidden, positions).view(batch, -1, self.head_width)
-            filled = length + 1 - whole.shape[3]
-            recent[:, :, :, filled - 1] = heads[:, self.num_heads :].unflatten(1, (2, -1)).transpose(0, 1)
-            queries = heads[:, : self.num_heads].unflatten(1, (self.num_groups, -1))  # a group's heads as its queries
-            mixed = _attend(queries, whole, recent[:, :, :, :filled], mask, block.scale)
+            parts = self._project(block, hidden, turn)
+            recent.select(3, filled).copy_(parts[:, num_queries:].view(of_others).transpose(0, 1))
+            queries = parts[:, :num_queries].view(of_queries)
+            mixed = _attend(queries, whole, recent.narrow(3, 0, filled + 1), mask, block.scale)
             hidden = self._finish(block, hidden, mixed.reshape(batch, -1))
         return self.head(self.normalize(hidden)), replace(state, length=length + 1)
 
@@ -165,12 +183,16 @@ class LeanModel:
         pads, mask = (None if part is None else part[rows] for part in (state.pads, state.mask))
         return LeanState(whole, recent, state.length, pads, mask)
 
-    def _project(self, block: LeanBlock, hidden: Tensor, positions: Tensor) -> Tensor:
-        """(M, D) -> (M, (H + 2 G) E), queries and keys rotated; positions (M,) or (1,)."""
+    def _turn(self, positions: Tensor) -> Tensor | None:
+        """Positions (M,) or (1,) -> what queries and keys are multiplied by, (M, 1, E / 2) or (1, 1, E / 2)."""
+        return None if self.rotation is None else self.rotation[positions][:, None]
+
+    def _project(self, block: LeanBlock, hidden: Tensor, turn: Tensor | None) -> Tensor:
+        """(M, D) -> (M, (H + 2 G) E), queries and keys rotated."""
         parts = block.attend(self.normalize(hidden))
-        if self.rotation is not None:
+        if turn is not None:
             pairs = torch.view_as_complex(parts.view(len(parts), -1, self.head_width // 2, 2))
-            pairs[:, : self.num_heads + self.num_groups] *= self.rotation[positions][:, None]
+            pairs.narrow(1, 0, self.num_heads + self.num_groups).mul_(turn)
         return parts
 
     def _finish(self, block: LeanBlock, hidden: Tensor, mixed: Tensor) -> Tensor:
@@ -225,6 +247,23 @@ def _attend(queries: Tensor, whole: Tensor, recent: Tensor, mask: Tensor | None,
     weights = scores.softmax(-1)
     mixed = torch.bmm(weights[..., :length], values).baddbmm_(weights[..., length:], recent_values)
     return mixed.view(queries.shape)
+
+
+@contextmanager
+def _enough_threads(model: LeanModel, token: Tensor) -> Iterator[None]:
+    """One thread for few rows of a model that a processor's caches hold: to wake others takes longer than they save.
+
+    A rule and not a trial, so that the same job gives the same bits.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(token) >= ROWS_FOR_THREADS or token.device.type != "cpu" or model.nbytes > LARGE_MODEL:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def rms_norm(width: int, epsilon: float, like: Tensor) -> Callable[[Tensor], Tensor]:
