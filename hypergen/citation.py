@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import InputError
-from hypergen.sampling import topk
+from hypergen.sampling import argmax, topk
 
 LAST = torch.iinfo(torch.int64).max  # ends every sorted table, so that a search always lands inside it
 NUM_CANDIDATES = 16  # most likely tokens that greedy decoding looks at before it masks the whole vocabulary
@@ -91,15 +91,23 @@ class CitationIndex:
     def argmax_allowed(self, logits: Tensor, context: Tensor) -> Tensor:
         """`block(logits, context).argmax(1)`, (B,), without a mask as long as a likely token is allowed.
 
-        Reads one truth value on the host: whether every row's best allowed candidate beats all other tokens.
+        Reads a truth value on the host: whether any row's most likely token is banned, which is rare; then another,
+        whether every row's best allowed candidate beats all other tokens.
         """
+        prefix, best = self._prefix(context), argmax(logits)
+        if not bool(self._completes(prefix, best).any()):
+            return best
         scores, candidates = topk(logits, NUM_CANDIDATES)
-        keys = self._prefix(context)[:, None] + candidates
-        blocked = (self.grams[torch.searchsorted(self.grams, keys)] == keys) & (candidates < self.num_ids)
-        best = scores.masked_fill(blocked, -torch.inf).amax(1, keepdim=True)
-        if not bool((best > scores[:, -1:]).all()):
+        blocked = self._completes(prefix[:, None], candidates)
+        highest = scores.masked_fill(blocked, -torch.inf).amax(1, keepdim=True)
+        if not bool((highest > scores[:, -1:]).all()):
             return self.block(logits, context).argmax(1)
-        return candidates.where(~blocked & (scores == best), logits.shape[1]).amin(1)
+        return candidates.where(~blocked & (scores == highest), logits.shape[1]).amin(1)
+
+    def _completes(self, prefix: Tensor, tokens: Tensor) -> Tensor:
+        """Whether ids (B,) or (B, K) after prefixes (B,) or (B, 1) make an n-gram of the training set."""
+        keys = prefix + tokens
+        return (self.grams[torch.searchsorted(self.grams, keys)] == keys) & (tokens < self.num_ids)
 
     def _build_tables(self, digits: Tensor) -> None:
         """Decide from the number of possible keys where a table is needed, and fill it."""

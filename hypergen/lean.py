@@ -3,8 +3,8 @@
 At a few million parameters a step's time goes into calling operations, not into arithmetic. Here a block is two norms,
 four products with weights laid out for the number of rows, one rotation, one write to the cache and one attention.
 Norm gains are folded into the products that follow them, so numbers differ from the module's by rounding only; whoever
-packs a model checks that. Keys and values that outgrow a processor's caches are kept without gaps: read in one go, they
-come three times as fast as from a buffer that is partly filled (measured).
+packs a model checks that. Keys and values of many short rows that outgrow a processor's caches are kept without gaps:
+read in one go, they come three times as fast as from a buffer that is partly filled (measured).
 Does not know: architectures (`text.lean` and `image.transformer` pack theirs), strategies, training.
 
 Shape letters: B batch, T tokens, P prompt, L cached tokens, C room of a cache, D width, H query heads, G key-value
@@ -26,7 +26,8 @@ from torch.nn import functional as F
 MOST_BYTES = 2**29  # of weights; those of a larger model are not copied: there arithmetic takes the time, not calls
 LARGE_CACHE = 8 * 2**20  # bytes of keys and values that processors' caches hold; beyond it they must be read in a row
 RECENT = 32  # tokens after which those of a large cache move together
-LARGE_MODEL = 32 * 2**20  # bytes of weights that they do not hold
+SHORT_RUN = 64 * 2**10  # bytes of one head's keys; gaps between longer ones do not matter
+LARGE_MODEL = 16 * 2**20  # bytes of weights that one thread does not read fast enough
 ROWS_FOR_THREADS = 4  # from here on several threads are faster (measured)
 ROWS_TO_PREPACK = 16  # from here on oneDNN's layout is the fastest on a CPU (measured), below it a transposed one
 
@@ -215,7 +216,8 @@ def _new_state(parts: list[Tensor], room: int, pads: Tensor | None, mask: Tensor
     """Keys and values (2, B, G, P, E) of each block as a state for `room` tokens."""
     length, first = parts[0].shape[3], parts[0]
     is_large = len(parts) * first.nbytes // length * room > LARGE_CACHE
-    size = RECENT if is_large and first.device.type == "cpu" else room
+    has_gaps = room * first.shape[4] * first.element_size() <= SHORT_RUN
+    size = RECENT if is_large and has_gaps and first.device.type == "cpu" else room
     recent = [part.new_empty(*part.shape[:3], size, part.shape[4]) for part in parts]
     if size < room:
         return LeanState(parts, recent, length, pads, mask)
