@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu", choices=speed_models.PRESETS)
     parser.add_argument("--rows", nargs="+", default=list(speed_rows.ROWS), choices=speed_rows.ROWS)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--table", action="store_true", help="print what is recorded, measure nothing")
     parser.add_argument(
         "--one", choices=("both", "ours", "theirs"), help=argparse.SUPPRESS
     )  # what a child process does
@@ -44,6 +45,9 @@ def main() -> None:
         return
     path = RECORDS / f"speed-{arguments.preset}.json"
     records = json.loads(path.read_text())["rows"] if path.exists() else {}
+    if arguments.table:
+        print(table(records))
+        return
     for row in arguments.rows:
         records[row] = [_child(arguments.preset, row, arguments.rounds, "both")]
         sides = {side: _child(arguments.preset, row, 1, side) for side in ("ours", "theirs")}

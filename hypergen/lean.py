@@ -36,8 +36,10 @@ class Product:
     """x (M, I) -> x @ weight + bias (M, O), with the weight in the layout that suits M."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        """Take the weight as (I, O)."""
-        self.weight, self.bias = weight.detach().contiguous(), None if bias is None else bias.detach()
+        """Take the weight as (I, O). In memory its longer side comes last: the fastest for one row (measured)."""
+        is_tall = weight.shape[0] > weight.shape[1]
+        self.weight = weight.detach().T.contiguous().T if is_tall else weight.detach().contiguous()
+        self.bias = None if bias is None else bias.detach()
         self.can_prepack = weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_prepacking()
         self.prepacked: Tensor | None = None
 
