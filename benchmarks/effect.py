@@ -90,10 +90,7 @@ def run_case(case: str, seed: int, shared: Path | None) -> dict[str, Any]:
             "seed": seed,
             "options": CASES[case],
             "seconds": seconds,
-            **{
-                name: run.record[name]
-                for name in ("config", "settings", "training", "comparison", "versions", "machine")
-            },
+            **{name: run.record[name] for name in RECORDED},
         }
         record["config"] |= {"model": CASES[case].get("model"), "output": None, "data": CASES[case].get("data", "self")}
         record["config"]["prompts"] = CASES[case].get("prompts")

@@ -206,6 +206,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def follow_umask(folder: Path) -> None:
+    """safetensors creates files that only their owner can read; give them the modes any new file would have."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hypergen.disk import follow_umask
 from hypergen.errors import InputError
 from hypergen.hub import first_line
-from hypergen.image.storage import follow_umask
 from hypergen.image.transformer import ImageTransformer, TransformerConfig
 from hypergen.strict_json import read_object
 

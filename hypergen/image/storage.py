@@ -1,11 +1,10 @@
-"""Where image models lie: folders, or snapshots of the hub; and the modes of their files.
+"""Where image models lie: folders, or snapshots of the hub.
 
 Does not know: what is in a file.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -35,11 +34,3 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=is_offline()))
     except Exception as error:  # whatever network and hub raise; the user can only read it
         raise InputError(f"{name}: no such folder, and the hub does not give it ({first_line(error)})") from None
-
-
-def follow_umask(folder: Path) -> None:
-    """safetensors creates files that only their owner can read; give them the modes any new file would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.glob("*.safetensors"):
-        path.chmod(0o666 & ~umask)

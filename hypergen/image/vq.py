@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from hypergen.disk import follow_umask
 from hypergen.errors import InputError
 from hypergen.hub import first_line
 from hypergen.image.pixels import chunks, from_unit, to_pictures, to_pixels, to_unit
-from hypergen.image.storage import follow_umask
 from hypergen.image.vq_training import nearest
 from hypergen.strict_json import read_object
 

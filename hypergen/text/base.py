@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hypergen.disk import follow_umask
 from hypergen.errors import InputError
 from hypergen.hub import HUB_ID, first_line, is_offline
 from hypergen.strict_json import read_object
@@ -193,14 +193,6 @@ def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torc
         json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n", encoding="utf-8"
     )
     follow_umask(folder)
-
-
-def follow_umask(folder: Path) -> None:
-    """safetensors creates files that only their owner can read; give them the modes any new file would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.glob("*.safetensors"):
-        path.chmod(0o666 & ~umask)
 
 
 @contextmanager
