@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from hypergen.errors import InputError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p", "fsd", "beam"]
 
 PAPER_RECIPE: dict[str, Any] = {
@@ -66,8 +66,8 @@ class PretrainConfig:
     """Seed of initialisation and order."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    precision: Precision = "fp32"
-    """Compute in fp32 or bf16 autocast; weights are always trained in fp32."""
+    precision: Precision = "auto"
+    """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: none but the last."""
     resume: bool = False
@@ -126,8 +126,8 @@ class FitConfig:
     """Seed of data choice, order and sampling."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    precision: Precision = "fp32"
-    """Compute in fp32 or bf16 autocast; trained weights are always fp32."""
+    precision: Precision = "auto"
+    """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
     checkpoint_every: int = 0
     """Epochs between checkpoints; 0: only when a signal stops the training, and at its end."""
     resume: bool = False

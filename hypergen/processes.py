@@ -59,6 +59,15 @@ class Processes:
             told = gather_object([(signal, stopped_by)])
         return max((one or 0 for one, _ in told)) or None, told[0][1]
 
+    def same(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import gather_object
+
+        with _all_there():
+            return gather_object([value])[0]
+
     def leave(self) -> None:
         """After the training: the first process goes on alone, the others end here, with exit code 0."""
         if self.count == 1:
