@@ -51,9 +51,11 @@ class _Causal(torch.autograd.Function):
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         queries = queries * scale
         mixed, kept = torch.empty_like(queries), []
-        for first, end in _blocks(queries.shape[1]):
+        blocks = _blocks(queries.shape[1])
+        later = torch.full((blocks[0][1],) * 2, -math.inf, device=queries.device).triu(1)
+        for first, end in blocks:
             scores = torch.bmm(queries[:, first:end], keys[:, :end].mT).float()
-            scores[:, :, first:] += _hidden(end - first, scores)
+            scores[:, :, first:] += later[: end - first, : end - first]
             probabilities = scores.softmax(-1).to(queries.dtype)
             mixed[:, first:end] = torch.bmm(probabilities, values[:, :end])
             kept.append(probabilities)
@@ -82,7 +84,3 @@ def _blocks(length: int) -> list[tuple[int, int]]:
     size = min(64, max(32, length // 4))
     return [(first, min(first + size, length)) for first in range(0, length, size)]
 
-
-def _hidden(size: int, like: Tensor) -> Tensor:
-    """(size, size), -inf above the diagonal."""
-    return like.new_full((size, size), -math.inf).triu(1)
