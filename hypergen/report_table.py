@@ -89,7 +89,7 @@ DIVERSITY = ("ttr", "mattr", *(f"distinct_{n}" for n in (1, 2, 3, 4)), "self_ble
 
 DETAILS = frozenset(  # on the page, not on a terminal
     {"rep_2", "rep_3", "mattr", "distinct_1", "distinct_2", "distinct_3", "distinct_4"}
-    | {"top3_probability", "top5_probability", "rank_shift", "override_deep"}
+    | {"perplexity", "top3_probability", "top5_probability", "rank_shift", "override_deep"}
     | {"run_longest", "run_mean", "codebook_use", "codebook_perplexity"}
 )
 
