@@ -86,11 +86,16 @@ def verdicts(records: Records) -> list[str]:
     """Whether the intervals of hyperfitted greedy overlap with those of base greedy and base top-p, a sentence each; on
     the share of copied rows where there is one (pictures), else on rep-4. Nothing where a row or interval is missing.
     """
-    rows = {str(record["name"]): record for record in records}
-    measured = [name for name in JUDGED if all(name in record["values"] for record in records)]
-    if OURS not in rows or not measured:
+    rows, measure = {str(record["name"]): record for record in records}, judged(records)
+    if OURS not in rows or measure is None:
         return []
-    return [_verdict(measured[0], rows[OURS], rows[other]) for other in OTHERS if _can_judge(measured[0], rows, other)]
+    return [_verdict(measure, rows[OURS], rows[other]) for other in OTHERS if _can_judge(measure, rows, other)]
+
+
+def judged(records: Records) -> str | None:
+    """The measure that a verdict is about: the first of `JUDGED` that every record has."""
+    measured = [name for name in JUDGED if all(name in record["values"] for record in records)]
+    return measured[0] if measured else None
 
 
 def _can_judge(measure: str, rows: Mapping[str, Any], other: str) -> bool:

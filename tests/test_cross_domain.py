@@ -1,5 +1,6 @@
 """The suite on the toy: what it leaves, that it repeats, that it goes on. Alone: pytest tests/test_cross_domain.py"""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -23,6 +24,11 @@ def cross_domain():
         patch.setitem(sys.modules, "cross_domain", module)
         spec.loader.exec_module(module)
         yield module
+
+
+@pytest.fixture(scope="module")
+def cells(cross_domain):
+    return sys.modules["cells"]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +88,43 @@ def test_the_table_has_every_row_and_says_what_the_intervals_say(folder):
     assert chart.count("<polyline") == 5 and "http://www.w3.org/2000/svg" in chart and "href" not in chart
 
 
+def cell(cells, seed, prompts=("a", "b"), **examples):
+    values = cells.summaries({name: cells.tensor_of(one) for name, one in examples.items()}, seed)
+    place = {"base": "toy", "row": "hyperfitted greedy", "seed": seed, "new_tokens": None, "plan": {}}
+    return cells.Cell(**place, prompts=list(prompts), examples=examples, values=values)
+
+
+def test_a_prompt_of_several_seeds_counts_once(cells):
+    """The base continues a prompt alike whatever the seed: three copies are no more evidence than one."""
+    one = cell(cells, 0, rep_4=[0.0, 1.0])
+    copies = [one, cell(cells, 1, rep_4=[0.0, 1.0]), cell(cells, 2, rep_4=[0.0, 1.0])]
+    assert cells.pooled(copies) == cells.pooled([one])
+    apart = cells.pooled([one, cell(cells, 1, ("b", "c"), rep_4=[0.0, 0.25])])
+    assert apart["values"]["rep_4"]["mean"] == pytest.approx((0.0 + (1.0 + 0.0) / 2 + 0.25) / 3)
+
+
+def test_numbers_of_the_whole_set_over_seeds(cells):
+    pair = [cell(cells, 0, overlap_max=7.0, distinct_2=0.5), cell(cells, 1, overlap_max=12.0, distinct_2=0.7)]
+    assert cells.pooled(pair)["values"] == {"overlap_max": {"mean": 12.0}, "distinct_2": {"mean": pytest.approx(0.6)}}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_seed_without_a_number_leaves_it_to_the_others(cells, order):
+    pair = [cell(cells, 0, rep_4=[0.0, 1.0], override_deep=[0.5, None]), cell(cells, 1, ("c", "d"), rep_4=[1.0, 1.0])]
+    values = cells.pooled(pair[::order])["values"]
+    assert values["rep_4"]["mean"] == 0.75 and values["override_deep"]["mean"] == 0.5
+
+
+def test_the_spread_over_seeds_and_whose_note_it_is(cells):
+    three = [cell(cells, seed, (f"a{seed}", f"b{seed}"), rep_4=[0.0, seed / 10]) for seed in (0, 1, 2)]
+    three[0].notes.update({"kid": "8 pictures", "hyperfitted greedy": "temperature 0.7"})
+    three[1].notes.update({"kid": "8 pictures"})
+    three[2].notes.update({"kid": "8 pictures"})
+    lines = cells.section("toy", three, "").splitlines()
+    assert "- rep-4, seeds 0, 1, 2: hyperfitted greedy 0.000, 0.050, 0.100" in lines
+    assert lines[-2:] == ["- hyperfitted greedy: temperature 0.7 (seed 0)", "- kid: 8 pictures"]
+
+
 def test_the_same_seed_gives_the_same_bytes(cross_domain, base, folder, tmp_path):
     cross_domain.suite([base], [0, 1], {}, tmp_path / "records", tmp_path / "work", "cpu")
     assert records(tmp_path) == records(folder)
@@ -130,6 +173,47 @@ def test_wrong_input_is_one_line(cross_domain, registered, tmp_path, capsys):
     assert capsys.readouterr().err == "cross_domain: --text-data: needed for tinyllama\n"
     assert cross_domain.main(["--preset", "tiny", "--only", "txt", *places]) == 2
     assert "--only txt: must be of text, image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_a_preset_that_needs_hours_runs_on_the_toy(cross_domain, toy_base, tmp_path, monkeypatch, capsys, preset):
+    """Its own rows, seeds, lengths and sources, with small numbers; 13 tokens are more than an original has left."""
+    bases, seeds = cross_domain.PRESETS[preset]
+    own = {"modality": "toy", "model": toy_base, **OPTIONS, "epochs": 2}
+    changes = {"count": 8, "other_layers": 1}
+    quick = []
+    for base in bases:
+        lengths = {"new_tokens": (6, 13)} if len(base.new_tokens) == 2 else {}
+        data = {field: "numbers" for field in ("data", "other_data") if getattr(base, field) in ("cifar10", "stories")}
+        options = {name: value for name, value in base.options.items() if name not in own and name != "precision"}
+        quick.append(dataclasses.replace(base, options=options | own, **changes, **lengths, **data))
+    monkeypatch.setitem(cross_domain.PRESETS, preset, (tuple(quick), seeds))
+    places = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work"), "--device", "cpu"]
+    data = ["--text-data", "numbers", "--image-data", "numbers"]
+    assert cross_domain.main(["--preset", preset, *places, *data]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith((tmp_path / "records" / "table.md").read_text())
+    assert table.count("\n## ") + 1 == sum(len(base.new_tokens) for base in bases)
+    for base in quick:
+        for new in base.new_tokens:
+            (part,) = [part for part in table.split("## ") if part.startswith(f"{base.name}{f', {new}' * bool(new)}")]
+            names = {line.split(" | ")[0].strip("| ") for line in part.splitlines() if line.startswith("| ")}
+            expected = {row.name for row in lineup.rows(0)} | ({"original"} if new != 13 else set())
+            assert expected <= names and part.count("greedy") > 8
+            assert "and base greedy" in part and "and base top-p" in part
+            assert ("seeds 0, 1, 2: hyperfitted greedy" in part) == (len(seeds) == 3)
+
+
+def test_trainings_come_before_any_model_is_loaded(cross_domain, base, tmp_path, monkeypatch):
+    """Base, run and the state of another training are more than a GPU holds."""
+    calls = []
+    for name in ("fit", "load"):
+        real = getattr(cross_domain.hypergen, name)
+        monkeypatch.setattr(
+            cross_domain.hypergen, name, lambda *a, real=real, name=name, **o: calls.append(name) or real(*a, **o)
+        )
+    cross_domain.suite([base], [0], {}, tmp_path / "records", tmp_path / "work", "cpu")
+    assert calls.count("fit") == 4 and "fit" not in calls[calls.index("load") :]
 
 
 def test_every_preset_names_a_modality_there_is(cross_domain):
