@@ -102,7 +102,7 @@ def noted(cells: list[Cell], seeds: list[int]) -> list[str]:
     of: dict[str, set[int]] = {}
     for cell in cells:
         for name, note in cell.notes.items():
-            of.setdefault(f"{name}: {note}", set()).add(cell.seed)
+            of.setdefault(f"{report.head(name)}: {note}", set()).add(cell.seed)
     return [
         text if len(own) == len(seeds) else f"{text} (seed {', '.join(map(str, sorted(own)))})"
         for text, own in sorted(of.items())

@@ -101,6 +101,8 @@ def report_page(folder: Path, facts: dict[str, Any], figure: str | bytes) -> str
         "stopped by": training["stopped_by"],
         "seconds": round(training["seconds"], 1),
         "seed": config["seed"],
+        "compared": facts["compared"],
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
     curves = report.curves([{"epoch": 0} | facts["look_before"], *run.read_log(folder)])
     return report.page(f"hypergen: {folder.name}", facts["comparison"], shown, curves, figure)

@@ -122,7 +122,7 @@ def test_the_spread_over_seeds_and_whose_note_it_is(cells):
     three[2].notes.update({"kid": "8 pictures"})
     lines = cells.section("toy", three, "").splitlines()
     assert "- rep-4, seeds 0, 1, 2: hyperfitted greedy 0.000, 0.050, 0.100" in lines
-    assert lines[-2:] == ["- hyperfitted greedy: temperature 0.7 (seed 0)", "- kid: 8 pictures"]
+    assert lines[-2:] == ["- KID: 8 pictures", "- hyperfitted greedy: temperature 0.7 (seed 0)"]
 
 
 def test_the_same_seed_gives_the_same_bytes(cross_domain, base, folder, tmp_path):
