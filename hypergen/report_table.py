@@ -70,7 +70,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "train_loss": Measure("training loss", "mean cross-entropy on the training sequences, nats per token"),
     "loss": Measure("held-out loss", "mean cross-entropy on sequences never trained on, nats per token"),
-    "perplexity": Measure("perplexity", "exp(held-out loss)"),
+    "perplexity": Measure("perplexity", "exp(held-out loss)", decimals=1),
     "entropy": Measure("entropy", "of the predicted next-token distributions, nats; low is sure"),
     "top1_probability": Measure("top-1", "mean probability of the most likely token"),
     "top3_probability": Measure("top-3", "mean probability of the 3 most likely tokens together"),

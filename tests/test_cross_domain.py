@@ -222,6 +222,23 @@ def test_every_preset_names_a_modality_there_is(cross_domain):
         assert all(base.options["modality"] in registry.MODALITIES for base in bases)
 
 
+def test_the_committed_table_is_that_of_the_committed_records(cells):
+    folder = SCRIPT.parent / "records" / "cross-domain-tiny"
+    table = (folder / "table.md").read_text()
+    for part in table.split("## ")[1:]:
+        title, *lines = part.splitlines()
+        files = folder.glob(f"{title.split(':')[0]}-seed0-*.json")
+        found = {one.row: one for one in (cells.Cell(**json.loads(path.read_text())) for path in files)}
+        for one in found.values():
+            numbers = {name: cells.tensor_of(value) for name, value in one.examples.items()}
+            assert one.plan["format"] == cells.FORMAT and one.values == cells.summaries(numbers, 0)
+            assert len(one.prompts) == len(set(one.prompts)) == one.plan["prompts"]
+        rows = [line.split(" | ")[0].strip("| ") for line in lines[3:] if line.startswith("| ")]
+        assert set(rows) == found.keys()
+        assert cells.section(title.split(", seed")[0], [found[row] for row in rows], "") in table
+        assert "and base greedy" in part and "lower, and the 95 % intervals do not overlap" in part
+
+
 def test_a_file_is_planned_by_its_content(cross_domain, tmp_path):
     (tmp_path / "a.jsonl").write_text("1")
     first = cross_domain.described({"data": str(tmp_path / "a.jsonl"), "seed": 0})
