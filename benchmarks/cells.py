@@ -50,13 +50,15 @@ class Cell:
     """The numbers behind them, one an example, null where one has none; one number for the whole set."""
 
 
-def section(title: str, cells: list[Cell], missing: str) -> str:
+def section(title: str, cells: list[Cell], missing: list[str]) -> str:
     """The table of one base: all seeds of a row together, then what its intervals say and what it lacks."""
     records = [pooled([cell for cell in cells if cell.row == row]) for row in dict.fromkeys(cell.row for cell in cells)]
     seeds = sorted({cell.seed for cell in cells})
-    head = f"## {title}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}\n"
-    sentences = [*report.verdicts(records), *by_seed(records, cells, seeds), *filter(None, [missing])]
-    sentences += noted(cells, seeds)
+    different = len({prompt for cell in cells for prompt in cell.prompts})
+    head = f"## {title}, seed {seeds[0]}\n"
+    if len(seeds) > 1:
+        head = f"## {title} a seed, {different} different, seeds {', '.join(map(str, seeds))}\n"
+    sentences = [*report.verdicts(records), *by_seed(records, cells, seeds), *missing, *noted(cells, seeds)]
     return "\n".join([head, report.markdown(records, report.brief(records)), *(f"- {one}" for one in sentences), ""])
 
 

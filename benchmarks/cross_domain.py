@@ -33,6 +33,7 @@ from hypergen.lineup import Row
 from hypergen.loaded import HELD_OUT_TOKENS
 from hypergen.record import sha256
 from hypergen.resolve import embedded_base, read_record
+from hypergen.signals import SignalWatch
 
 OWN_TRAININGS = ("early", "layers", "other-data")  # of rows that need more than base and main run
 
@@ -56,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.only and len(chosen) < len(set(given.only)):
             raise InputError(f"--only {' '.join(given.only)}: must be of {', '.join(base.name for base in bases)}")
         sources = {TEXTS: given.text_data, PICTURES: given.image_data}
-        print(suite(chosen, given.seeds or seeds, sources, records, work, given.device))
+        with SignalWatch():
+            table = suite(chosen, given.seeds or seeds, sources, records, work, given.device)
+        print(table)
     except HypergenError as error:
         print(f"cross_domain: {error}", file=sys.stderr)
         return error.exit_code
@@ -76,7 +79,10 @@ def suite(
         for new in base.new_tokens:
             cells = [contest.cell(row, new, records) for contest in contests for row in contest.rows]
             title = f"{base.name}{'' if new is None else f', {new} new tokens'}: {base.count} prompts"
-            sections.append(section(title, [cell for cell in cells if cell.values], contests[0].missing))
+            filled = [cell for cell in cells if cell.values]
+            short = f"No row of originals: they have fewer than {new} tokens after the prompt."
+            missing = [contests[0].missing, short * (len(filled) < len(cells))]
+            sections.append(section(title, filled, list(filter(None, missing))))
         for contest in contests:
             chart = report_chart.standalone(contest.curves())
             (records / f"tradeoff-{base.name}-seed{contest.seed}.svg").write_text(chart)

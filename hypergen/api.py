@@ -95,7 +95,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         if processes.is_first:
             compare.add("base greedy", GREEDY, describe_model=True)
             compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
-        facts = facts_of(name, config, settings, tokens) | {"base": lasting(base) if config.model else name}
+        facts = facts_of(name, config, settings, tokens, device) | {"base": lasting(base) if config.model else name}
         checkpoints = Checkpoints(
             folder=folder / run.CHECKPOINTS,
             facts=fixed(config, settings) | fixed_data(tokens),
@@ -160,7 +160,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
             pretraining=True,
             checkpoint_every=config.checkpoint_every,
         )
-        facts = facts_of(config.modality, config, settings, tokens)
+        facts = facts_of(config.modality, config, settings, tokens, device)
         result = _train(modality, tokens, plan, Looks(folder=folder), checkpoints.part(".", fixed_data(tokens)))
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run.finish(folder, lambda temporary: write_base(temporary, modality, facts))

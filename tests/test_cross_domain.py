@@ -3,6 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import re
+import signal
 import sys
 from pathlib import Path
 
@@ -62,7 +65,7 @@ def test_one_record_a_cell(folder):
     assert sorted((cell["row"], cell["seed"]) for cell in cells) == expected
     for cell in cells:
         assert len(cell["prompts_sha256"]) == len(cell["data_sha256"]) == 64
-        assert {"python", "torch", "hypergen"} <= cell["versions"].keys() and cell["machine"]
+        assert {"python", "torch", "hypergen"} <= cell["versions"].keys() and cell["machine"]["device"] == "cpu"
         assert len(cell["examples"]["rep_4"]) == 8 and {"mean", "low", "high"} == cell["values"]["rep_4"].keys()
     assert {cell["prompts_sha256"] for cell in cells if cell["seed"] == 0} != {
         cell["prompts_sha256"] for cell in cells if cell["seed"] == 1
@@ -80,7 +83,7 @@ def test_early_stopping_takes_the_epoch_with_the_lowest_held_out_loss(folder):
 
 def test_the_table_has_every_row_and_says_what_the_intervals_say(folder):
     table = (folder / "records" / "table.md").read_text()
-    assert table.startswith("## toy: 8 prompts, seeds 0, 1\n")
+    assert re.match(r"## toy: 8 prompts a seed, (8|9|1\d) different, seeds 0, 1\n", table)
     for row in lineup.rows(0):
         assert f"| {row.name} " in table
     assert "- rep-4: hyperfitted greedy" in table
@@ -120,7 +123,7 @@ def test_the_spread_over_seeds_and_whose_note_it_is(cells):
     three[0].notes.update({"kid": "8 pictures", "hyperfitted greedy": "temperature 0.7"})
     three[1].notes.update({"kid": "8 pictures"})
     three[2].notes.update({"kid": "8 pictures"})
-    lines = cells.section("toy", three, "").splitlines()
+    lines = cells.section("toy", three, []).splitlines()
     assert "- rep-4, seeds 0, 1, 2: hyperfitted greedy 0.000, 0.050, 0.100" in lines
     assert lines[-2:] == ["- KID: 8 pictures", "- hyperfitted greedy: temperature 0.7 (seed 0)"]
 
@@ -148,6 +151,14 @@ def test_a_stopped_suite_goes_on(cross_domain, base, folder, tmp_path, monkeypat
     monkeypatch.setattr(cross_domain.hypergen, "fit", None)
     cross_domain.suite([base], [0, 1], {}, tmp_path / "records", tmp_path / "work", "cpu")
     assert not calls
+
+
+def test_a_signal_is_one_line(cross_domain, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(cross_domain.PRESETS, "tiny", ((base,), (0,)))
+    monkeypatch.setattr(lineup, "add", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    places = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work"), "--device", "cpu"]
+    assert cross_domain.main(["--preset", "tiny", *places]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "cross_domain: stopped by signal 2"
 
 
 def test_another_plan_is_computed_again(cross_domain, base, folder, monkeypatch):
@@ -201,6 +212,7 @@ def test_a_preset_that_needs_hours_runs_on_the_toy(cross_domain, toy_base, tmp_p
             expected = {row.name for row in lineup.rows(0)} | ({"original"} if new != 13 else set())
             assert expected <= names and part.count("greedy") > 8
             assert "and base greedy" in part and "and base top-p" in part
+            assert ("No row of originals: they have fewer than 13 tokens" in part) == (new == 13)
             assert ("seeds 0, 1, 2: hyperfitted greedy" in part) == (len(seeds) == 3)
 
 
@@ -235,7 +247,7 @@ def test_the_committed_table_is_that_of_the_committed_records(cells):
             assert len(one.prompts) == len(set(one.prompts)) == one.plan["prompts"]
         rows = [line.split(" | ")[0].strip("| ") for line in lines[3:] if line.startswith("| ")]
         assert set(rows) == found.keys()
-        assert cells.section(title.split(", seed")[0], [found[row] for row in rows], "") in table
+        assert cells.section(title.split(", seed")[0], [found[row] for row in rows], []) in table
         assert "and base greedy" in part and "lower, and the 95 % intervals do not overlap" in part
 
 
