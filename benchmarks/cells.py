@@ -20,7 +20,7 @@ from torch import Tensor
 from hypergen import report
 from hypergen.comparison import summaries
 
-FORMAT = 2  # of a record; part of its plan, so that records of an earlier form are computed again
+FORMAT = 3  # of a record; part of its plan, so that records of an earlier form are computed again
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from hypergen import extras
-from hypergen.image.distances import LEAST_FOR_FID, NEIGHBOURS, coverage_values, fid, kid, nearest_training_values
+from hypergen.image.distances import (
+    LEAST_FOR_FID,
+    NEIGHBOURS,
+    coverage_values,
+    fid,
+    kid_values,
+    nearest_training_values,
+)
 from hypergen.image.features import LABEL, features
 from hypergen.image.pixels import to_pixels
 
@@ -38,7 +45,7 @@ class ImageYardstick:
         self._real = self._scaled(real)
 
     def measure(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Prompts (B, P), completions (B, S) -> `nearest_training`, `precision` (B,), `recall` (M,), `kid`, `fid`."""
+        """(B, P) and completions (B, S) -> `nearest_training`, `precision`, `kid` (B,), `recall` (M,), `fid` ()."""
         pixels = self._pixels(prompts, completions)
         first_row = (prompts.shape[1] - 1) // self._width * (pixels.shape[3] // self._width)
         values = {"nearest_training": nearest_training_values(pixels, self._training, first_row)}
@@ -48,8 +55,8 @@ class ImageYardstick:
         count = min(len(generated), len(self._real))
         if count > NEIGHBOURS:
             values |= coverage_values(generated, self._real)
-        if count > 1 and extras.is_installed("torchmetrics"):
-            values["kid"] = torch.tensor(kid(generated, self._real), dtype=torch.float64)
+        if count > 2 and extras.is_installed("torchmetrics"):
+            values["kid"] = kid_values(generated, self._real)
             if count >= LEAST_FOR_FID:
                 values["fid"] = torch.tensor(fid(generated, self._real), dtype=torch.float64)
         return values
