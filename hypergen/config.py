@@ -28,6 +28,7 @@ PAPER_RECIPE: dict[str, Any] = {
     "last_layers": 0,
     "sequence_length": 256,
 }
+HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +119,8 @@ class FitConfig:
     """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
     measure_every: int = 4
     """Epochs between looks at 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0: none."""
-    held_out_samples: int = 64
-    """Prompts of the before/after comparison."""
+    held_out_samples: int | None = None
+    """Prompts of the before/after comparison, that many; by default 64, or fewer where there are not so many."""
     max_new_tokens: int | None = None
     """Tokens of a compared completion; by default 96 (text) or the rest of the picture."""
     seed: int = 0

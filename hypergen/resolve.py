@@ -18,7 +18,7 @@ import torch
 
 from hypergen import registry
 from hypergen.batches import generator
-from hypergen.config import PAPER_RECIPE, FitConfig, Precision, fill, flag
+from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, FitConfig, Precision, fill, flag
 from hypergen.errors import InputError
 from hypergen.precision import has_bf16_units
 from hypergen.run import check_finished
@@ -125,7 +125,7 @@ def read_items(adapter: ModuleType, settings: Any, config: FitConfig) -> tuple[A
         return items, None if prompts == OWN else adapter.read(prompts, settings, config.skip_bad)
     if items is None:
         return None, None
-    return split_items(items, config.held_out_samples, config.seed, config.data, "--prompts")
+    return split_items(items, config.held_out_samples or HELD_OUT_SAMPLES, config.seed, config.data, "--prompts")
 
 
 def split_items(
