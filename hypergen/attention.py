@@ -83,4 +83,3 @@ def _blocks(length: int) -> list[tuple[int, int]]:
     """Rows in blocks of 32 to 64, a quarter of the sequence (measured at 64 and 256 tokens)."""
     size = min(64, max(32, length // 4))
     return [(first, min(first + size, length)) for first in range(0, length, size)]
-

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from hypergen.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
+DecodingPrecision = Literal["fp32", "bf16"]
 StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p", "fsd", "beam"]
 
 PAPER_RECIPE: dict[str, Any] = {
@@ -172,11 +173,16 @@ class DecodingConfig:
     """Never complete an n-gram of this length that the training set has; 0: off, else 2 or more (paper: 5)."""
     stop_at_end: bool = True
     """End a completion at the end token."""
+    precision: DecodingPrecision = "fp32"
+    """bf16 decodes with a copy of the weights in bf16: half the memory to read, other choices where two are close."""
+    compile: bool = False
+    """Try a step compiled by torch.compile (about 10 s) and use it if it is faster; for long jobs of few rows."""
     seed: int = 0
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
         require_choice(self, "strategy", StrategyName)
+        require_choice(self, "precision", DecodingPrecision)
         require_at_least(self, "top_k", 1)
         for name in ("temperature", "repetition_penalty"):
             require_positive(self, name)

@@ -21,6 +21,7 @@ from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig
 from hypergen.errors import InputError
 from hypergen.kept_completions import Keep, decode_all
+from hypergen.precision import in_bf16
 from hypergen.progress import track
 from hypergen.strategies import Chooser
 
@@ -71,14 +72,17 @@ def generate(
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    decoder = in_bf16(model) if config.precision == "bf16" else model
     with torch.inference_mode(), track(label, len(rows)) as advance:
+        if config.compile:
+            decoder.compile_step(min(batch_size, len(rows)), max(map(len, rows)) + max_new_tokens)
         for batch in _batches(rows, batch_size, model.takes_padding and config.strategy not in UNPADDED):
             choose = Chooser(config, citations, batch)
             prompts = [rows[index].to(device) for index in batch]
             if config.strategy == "beam":
-                decode = partial(decode_beams, model, torch.stack(prompts))
+                decode = partial(decode_beams, decoder, torch.stack(prompts))
             else:
-                decode = partial(_decode, model, prompts)
+                decode = partial(_decode, decoder, prompts)
             ids = keep(batch, partial(decode, max_new_tokens, choose, end, check_stop))
             completions[torch.tensor(batch), : ids.shape[1]] = ids.cpu()
             longest = max(longest, ids.shape[1])

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DTYPES = (torch.float32, torch.bfloat16)  # of a model that can be packed, all weights the same
 MOST_BYTES = 2**29  # of weights; those of a larger model are not copied: there arithmetic takes the time, not calls
 LARGE_CACHE = 8 * 2**20  # bytes of keys and values that processors' caches hold; beyond it they must be read in a row
 RECENT = 32  # tokens after which those of a large cache move together
@@ -41,12 +42,12 @@ class Product:
         is_tall = weight.shape[0] > weight.shape[1]
         self.weight = weight.detach().T.contiguous().T if is_tall else weight.detach().contiguous()
         self.bias = None if bias is None else bias.detach()
-        can_prepack = weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_prepacking()
+        can_prepack = weight.device.type == "cpu" and weight.dtype in DTYPES and _has_prepacking()
         self.rows_to_prepack = _rows_to_prepack() if can_prepack else math.inf
         self.prepacked: Tensor | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if rows.shape[0] >= self.rows_to_prepack:
+        if rows.shape[0] >= self.rows_to_prepack and not torch.compiler.is_compiling():
             if self.prepacked is None:
                 self.prepacked = _prepack(self.weight)
             return _prepacked_product(rows, self.prepacked, self.bias)
@@ -121,7 +122,9 @@ class LeanModel:
     num_groups: int
     head_width: int
     rotation: Tensor | None = None
-    """(positions, E / 2) complex: rotary embedding of neighbouring pairs; None: positions are embedded."""
+    """(positions, E / 2, 2), cosines and sines by which neighbouring pairs are turned; None: positions are embedded."""
+    compiled: dict[int, Callable[..., Tensor]] = field(default_factory=dict)
+    """By rows of a step, what takes the place of `advance` (`compiled.try_compiling`)."""
 
     @cached_property
     def nbytes(self) -> int:
@@ -141,7 +144,8 @@ class LeanModel:
         shifts = prompt.new_zeros(batch) if pads is None else pads
         positions = torch.arange(length, device=prompt.device) - shifts[:, None]
         kept = None if pads is None else (positions.flatten() >= 0).nonzero().squeeze(1)
-        mask = None if pads is None else _causal_mask(pads, length)
+        dtype = self.head.weight.dtype
+        mask = None if pads is None else _causal_mask(pads, length).to(dtype)
         positions = _gather(positions.flatten(), kept)
         hidden, turn = self.embed(_gather(prompt.flatten(), kept), positions), self._turn(positions)
         parts = []
@@ -157,34 +161,43 @@ class LeanModel:
             hidden = self._finish(block, hidden, _gather(mixed.transpose(1, 2).reshape(batch * length, -1), kept))
         ends = torch.arange(1, batch + 1, device=prompt.device) * length
         ends = ends - 1 if pads is None else ends - 1 - pads.cumsum(0)
-        padding = None if pads is None else _padding_mask(pads, room)
+        padding = None if pads is None else _padding_mask(pads, room).to(dtype)
         return self.head(self.normalize(hidden[ends])), _new_state(parts, room, pads, padding)
 
     def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
         """(B,) ids -> logits (B, V) of the id after each, and a state one longer over the same memory."""
-        with _enough_threads(self, token):
-            return self._step(token, _with_room(state))
-
-    def _step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
-        batch, length, filled = len(token), state.length, state.length - state.whole[0].shape[3]
+        state = _with_room(state)
+        length, filled = state.length, state.length - state.whole[0].shape[3]
         positions = torch.tensor([length], device=token.device) if state.pads is None else length - state.pads
         mask = None if state.mask is None else state.mask[..., : length + 1]
+        is_plain = filled == length and mask is None
+        advance = self.compiled.get(len(token), self.advance) if is_plain else self.advance
+        with _enough_threads(self, token):
+            logits = advance(token, positions, state.whole, state.recent, filled, mask)
+        return logits, replace(state, length=length + 1)
+
+    def advance(
+        self,
+        token: Tensor,
+        positions: Tensor,
+        whole: list[Tensor],
+        recent: list[Tensor],
+        filled: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """A step on what a state holds: ids and positions (B,), (1,) -> logits (B, V); `recent` takes the new token."""
+        batch = len(token)
         hidden, turn = self.embed(token, positions), self._turn(positions)
         num_queries = self.num_heads * self.head_width
-        of_queries = (
-            batch,
-            self.num_groups,
-            self.num_heads // self.num_groups,
-            self.head_width,
-        )  # a group's are its rows
+        grouped = batch, self.num_groups, self.num_heads // self.num_groups, self.head_width
         of_others = batch, 2, self.num_groups, self.head_width
-        for block, whole, recent in zip(self.blocks, state.whole, state.recent, strict=True):
+        for block, before, buffer in zip(self.blocks, whole, recent, strict=True):
             parts = self._project(block, hidden, turn)
-            recent.select(3, filled).copy_(parts[:, num_queries:].view(of_others).transpose(0, 1))
-            queries = parts[:, :num_queries].view(of_queries)
-            mixed = _attend(queries, whole, recent.narrow(3, 0, filled + 1), mask, block.scale)
+            buffer.narrow(3, filled, 1).squeeze(3).copy_(parts[:, num_queries:].view(of_others).transpose(0, 1))
+            queries = parts[:, :num_queries].view(grouped)  # those of a group are its rows
+            mixed = _attend(queries, before, buffer.narrow(3, 0, filled + 1), mask, block.scale)
             hidden = self._finish(block, hidden, mixed.reshape(batch, -1))
-        return self.head(self.normalize(hidden)), replace(state, length=length + 1)
+        return self.head(self.normalize(hidden))
 
     @staticmethod
     def select(state: LeanState, rows: Tensor) -> LeanState:
@@ -194,15 +207,19 @@ class LeanModel:
         return LeanState(whole, recent, state.length, pads, mask)
 
     def _turn(self, positions: Tensor) -> Tensor | None:
-        """Positions (M,) or (1,) -> what queries and keys are multiplied by, (M, 1, E / 2) or (1, 1, E / 2)."""
+        """Positions (M,) or (1,) -> what queries and keys are turned by, (M, 1, E / 2, 2) or (1, 1, E / 2, 2)."""
         return None if self.rotation is None else self.rotation[positions][:, None]
 
     def _project(self, block: LeanBlock, hidden: Tensor, turn: Tensor | None) -> Tensor:
         """(M, D) -> (M, (H + 2 G) E), queries and keys rotated."""
         parts = block.attend(self.normalize(hidden))
-        if turn is not None:
-            pairs = torch.view_as_complex(parts.view(len(parts), -1, self.head_width // 2, 2))
-            pairs.narrow(1, 0, self.num_heads + self.num_groups).mul_(turn)
+        if turn is None:
+            return parts
+        pairs, num_turned = parts.view(len(parts), -1, self.head_width // 2, 2), self.num_heads + self.num_groups
+        if torch.compiler.is_compiling() or parts.dtype != torch.float32:  # for which there are no complex numbers
+            turned = _product_of_complex(pairs[:, :num_turned].float(), turn)
+            return torch.cat([turned.to(parts.dtype), pairs[:, num_turned:]], 1).flatten(1)
+        torch.view_as_complex(pairs).narrow(1, 0, num_turned).mul_(torch.view_as_complex(turn))
         return parts
 
     def _finish(self, block: LeanBlock, hidden: Tensor, mixed: Tensor) -> Tensor:
@@ -210,6 +227,12 @@ class LeanModel:
         hidden += block.mix(mixed)
         hidden += block.narrow(self.activate(block.widen(self.normalize(hidden))))
         return hidden
+
+
+def _product_of_complex(one: Tensor, other: Tensor) -> Tensor:
+    """(..., 2) and (..., 2), each a real and an imaginary part."""
+    (a, b), (c, d) = one.unbind(-1), other.unbind(-1)
+    return torch.stack([a * c - b * d, a * d + b * c], -1)
 
 
 def _gather(rows: Tensor, kept: Tensor | None) -> Tensor:
@@ -247,6 +270,9 @@ def _with_room(state: LeanState) -> LeanState:
 def _attend(queries: Tensor, whole: Tensor, recent: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Queries (B, G, R, E) over whole and recent keys and values (2, B, G, ., E) -> (B, G, R, E)."""
     length = whole.shape[3]
+    if torch.compiler.is_compiling():  # inductor fuses these; torch's kernel would be a call that it cannot look into
+        scores = (queries.unsqueeze(3) * recent[0].unsqueeze(2)).sum(-1) * scale
+        return (scores.softmax(-1).unsqueeze(-1) * recent[1].unsqueeze(2)).sum(3)
     if length == 0:
         return F.scaled_dot_product_attention(queries, recent[0], recent[1], mask, scale=scale)
     keys, values = whole.flatten(1, 2)
@@ -255,7 +281,7 @@ def _attend(queries: Tensor, whole: Tensor, recent: Tensor, mask: Tensor | None,
     scores = torch.cat([flat @ keys.mT, flat @ recent_keys.mT], -1)
     if mask is not None:
         scores.view(*queries.shape[:3], -1).add_(mask)
-    weights = scores.softmax(-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
     mixed = torch.bmm(weights[..., :length], values).baddbmm_(weights[..., length:], recent_values)
     return mixed.view(queries.shape)
 
@@ -289,9 +315,10 @@ def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
 
 
 def is_small(module: nn.Module) -> bool:
-    """Whether all weights are fp32 and few enough to be copied."""
+    """Whether all weights are fp32, or all bf16, and few enough to be copied."""
     parameters = list(module.parameters())
-    is_plain = all(parameter.dtype == torch.float32 and not parameter.is_meta for parameter in parameters)
+    dtypes = {parameter.dtype for parameter in parameters}
+    is_plain = len(dtypes) == 1 and dtypes < set(DTYPES) and not any(parameter.is_meta for parameter in parameters)
     return is_plain and sum(parameter.nbytes for parameter in parameters) <= MOST_BYTES
 
 

@@ -3,17 +3,21 @@
 `auto` times a step of each on the machine at hand: bf16 products are two to four times as fast where there are units
 for them, and slower where there are none. The choice depends on a clock, so a training that must give the same bits
 on every machine names its precision; one that is resumed keeps what its checkpoint says.
+Decoding is in fp32 unless asked otherwise; `in_bf16` makes the copy that it then uses.
 Does not know: what a step does, optimizers, files.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import nn
 
 from hypergen.config import Precision
 
@@ -55,6 +59,12 @@ def choose(step: Callable[[Precision], object], device: torch.device, num_steps:
     told = f"a step takes {1000 * slow:.0f} ms in fp32, {1000 * fast:.0f} ms in bf16: computing in {precision}"
     print(f"hypergen: {told} (weights are fp32; --precision fixes it)", file=sys.stderr)
     return precision
+
+
+def in_bf16(model: Any) -> Any:
+    """A copy of a TokenModel whose parameters are bf16; buffers, such as rotary frequencies, stay as they are."""
+    weights = {id(weight): nn.Parameter(weight.detach().bfloat16(), False) for weight in model.parameters()}
+    return copy.deepcopy(model, weights)
 
 
 def _seconds(step: Callable[[Precision], object], precision: Precision) -> float:

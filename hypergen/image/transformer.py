@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.attention import causal_attention
+from hypergen.compiled import try_compiling
 from hypergen.errors import InputError
 from hypergen.lean import LeanBlock, LeanModel, LeanState, Product, rms_norm, weights_version
 
@@ -184,10 +185,7 @@ class ImageTransformer(nn.Module):
         if pads is not None:
             raise InputError("pictures start at the same position: prompts cannot be padded")
         self._require_positions(prompt.shape[1])
-        version = weights_version(self)
-        if self._packed is None or self._packed[0] != version:
-            self._packed = version, pack(self)
-        return self._packed[1].start(prompt, min(prompt.shape[1] + max_new_tokens, self.config.num_positions))
+        return self._lean().start(prompt, min(prompt.shape[1] + max_new_tokens, self.config.num_positions))
 
     @torch.no_grad()
     def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
@@ -195,6 +193,18 @@ class ImageTransformer(nn.Module):
         self._require_positions(state.length + 1)
         assert self._packed is not None
         return self._packed[1].step(token, state)
+
+    @torch.no_grad()
+    def compile_step(self, rows: int, room: int) -> None:
+        """As `compiled.try_compiling`."""
+        try_compiling(self._lean(), rows, min(room, self.config.num_positions))
+
+    def _lean(self) -> LeanModel:
+        """The packed copy of the weights as they are now."""
+        version = weights_version(self)
+        if self._packed is None or self._packed[0] != version:
+            self._packed = version, pack(self)
+        return self._packed[1]
 
     def select(self, state: LeanState, rows: Tensor) -> LeanState:
         """Keep these rows (B',), repeats allowed."""
@@ -204,6 +214,10 @@ class ImageTransformer(nn.Module):
         """Training mode drops the packed copy of the weights."""
         self._packed = None if mode else self._packed
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy packs its weights itself: layouts of oneDNN cannot be copied."""
+        return vars(self) | {"_packed": None}
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, D)."""

@@ -128,9 +128,9 @@ def _after_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def _rotation(rotary: Any, num_positions: int) -> Tensor:
-    """(positions, E / 2) complex, from the model's own frequencies and scaling."""
+    """(positions, E / 2, 2), from the model's own frequencies and scaling."""
     angles = torch.outer(torch.arange(num_positions, device=rotary.inv_freq.device).float(), rotary.inv_freq.float())
-    return torch.polar(torch.full_like(angles, rotary.attention_scaling), angles)
+    return torch.stack([angles.cos(), angles.sin()], -1) * rotary.attention_scaling
 
 
 def _gated_silu(wide: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Shape letters: B batch, T tokens, P prompt, V vocabulary, D width.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from hypergen.compiled import try_compiling
 from hypergen.errors import InputError
 from hypergen.lean import LeanModel, LeanState, weights_version
 from hypergen.text import anatomy, attention, lean
@@ -89,6 +91,10 @@ class TextModel(nn.Module):
         self._packed = None if mode else self._packed
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy packs its weights itself: layouts of oneDNN cannot be copied."""
+        return vars(self) | {"_packed": None}
+
     @property
     def takes_padding(self) -> bool:
         """Whether `start` takes padded prompts."""
@@ -116,6 +122,13 @@ class TextModel(nn.Module):
             assert self._packed is not None and self._packed[1] is not None
             return self._packed[1].step(token, state)
         return self._advance(token[:, None], state)
+
+    def compile_step(self, rows: int, room: int) -> None:
+        """As `compiled.try_compiling`; a model without a packed copy stays as it is, and says so."""
+        if (packed := self._lean()) is not None:
+            try_compiling(packed, rows, min(room, self.context_length))
+        else:
+            print(f"hypergen: --compile: not for {self._architecture}, which has no packed copy", file=sys.stderr)
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """These rows (B',) of a state, repeats allowed."""
@@ -251,7 +264,9 @@ class TextModel(nn.Module):
         self._anatomy = anatomy.study(self.causal, lambda: self.hidden(probe))
         entry = inspect.signature((self.causal if self._full_logits else anatomy.body(self.causal)).forward).parameters
         self._takes_positions = "position_ids" in entry
-        self._cache_argument = next((name for name in ("cache", "past_key_values", "cache_params") if name in entry), None)
+        self._cache_argument = next(
+            (name for name in ("cache", "past_key_values", "cache_params") if name in entry), None
+        )
         self._packed = (
             weights_version(self.causal),
             None,
