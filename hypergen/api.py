@@ -236,8 +236,9 @@ def _baseline(folder: Path, asked: str | None, name: str) -> str:
         InputError: the run does not say it and nobody else does, or it is of another modality.
     """
     base = asked or read_record(str(folder)).get("base")
-    if base is None:
+    if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from; give --baseline")
+    run.check_finished(Path(base))
     found = registry.identify(Path(base)) if Path(base).is_dir() else None
     if found not in (None, name):
         raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
