@@ -19,7 +19,7 @@ from hypergen.checkpoints import KEPT, Checkpoints
 from hypergen.comparison import Comparison, new_tokens, unseen
 from hypergen.completions import read_completions
 from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill, flag
-from hypergen.disk import check_space
+from hypergen.disk import bytes_in, check_space
 from hypergen.errors import InputError
 from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, checked_ids, stored_tokens
@@ -76,7 +76,8 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         modality = adapter.load(base, settings, config.allow_pickle_weights)
         _check_last_layers(modality.model, config.last_layers or 0)
         modality.model.to(device)
-        _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
+        if processes.is_first:
+            _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
         tokens = _training(modality, training_items, config)
         held_out = _held_out(modality, held_out_items, config.held_out_samples, config.seed, tokens)
 
@@ -287,9 +288,11 @@ def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | 
 
 
 def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int) -> None:
-    """Room for the result, and for the checkpoints that are kept while another one is written."""
+    """Room for the result, and for the checkpoints that are kept while another one is written; a resumed run has some
+    of them already."""
     result = 4 * sum(parameter.numel() for parameter in model.parameters())
-    check_space(folder, result + state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1))
+    states = state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1)
+    check_space(folder, result + max(state_bytes(model, last_layers), states - bytes_in(folder / run.CHECKPOINTS)))
 
 
 def _train(

@@ -62,6 +62,11 @@ def check_space(folder: Path, needed: int) -> None:
         raise DiskError(f"{folder}: {needed:,} bytes are needed for checkpoints and the result, {free:,} are free")
 
 
+def bytes_in(folder: Path) -> int:
+    """What the files below a folder take; nothing where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _free(folder: Path) -> str:
     """How much is left on the disk of the nearest folder that exists."""
     place = next((path for path in (folder, *folder.parents) if path.exists()), None)

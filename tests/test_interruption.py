@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hypergen
-from hypergen import api, cli, record, run
+from hypergen import api, cli, disk, record, run
 from tests.conftest import QUICK_TOY, tree
 from tests.test_disk import flip
 
@@ -106,6 +106,14 @@ def test_a_disk_without_room_is_exit_6_before_anything_is_measured(toy_base, tmp
     ) as error:
         fit(toy_base, tmp_path / "run")
     assert error.value.exit_code == 6 and not tree(tmp_path)
+
+
+def test_a_resumed_run_needs_no_room_for_the_checkpoints_that_it_has(toy_base, whole, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(api, "check_space", lambda folder, needed: asked.append(needed))
+    held = sum(map(disk.bytes_in, stopped(toy_base, tmp_path / "run", monkeypatch)))
+    fit(toy_base, tmp_path / "run", resume=True, checkpoint_every=1)
+    assert 0.9 * held < asked[0] - asked[1] <= held and asked[1] > 0
 
 
 def stopped(base, folder, monkeypatch, **options):
