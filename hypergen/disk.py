@@ -133,6 +133,15 @@ def publish(folder: Path, write: Callable[[Path], object]) -> None:
         remove(former)
 
 
+def remove_leftovers(path: Path) -> None:
+    """What processes that were killed in `write_file` or `publish` left beside; only for who owns the path alone."""
+    name = re.escape(path.name)
+    pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+-{name}|{name}-\d+(-former)?)")
+    for leftover in path.parent.glob(f"{TEMPORARY}*"):
+        if pattern.fullmatch(leftover.name):
+            remove(leftover)
+
+
 def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
     """Fill a temporary folder, flush it, and write its manifest; on any failure nothing of it stays."""
 
