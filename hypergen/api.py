@@ -22,11 +22,12 @@ from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitCon
 from hypergen.disk import bytes_in, check_space
 from hypergen.errors import InputError
 from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
+from hypergen.launcher import are_several
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, checked_ids, stored_tokens
 from hypergen.looks import Looks
 from hypergen.measures import predictions
 from hypergen.own_samples import draw
-from hypergen.processes import Processes, are_several, join
+from hypergen.processes import Processes, join
 from hypergen.record import facts_of, fixed, fixed_data, lasting, machine, write_base, write_run
 from hypergen.resolve import (
     embedded_base,
@@ -79,6 +80,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         if processes.is_first:
             _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
         tokens = _training(modality, training_items, config)
+        processes.check_equal("training sequences", fixed_data(tokens))
         held_out = _held_out(modality, held_out_items, config.held_out_samples, config.seed, tokens)
 
         compare = _comparison(modality, tokens, held_out, config.max_new_tokens, config.seed)
@@ -313,7 +315,7 @@ def _train(
         modality.model,
         tokens,
         plan,
-        label="pretrain" if plan.pretraining else "hyperfit",
+        label="" if not processes.is_first else "pretrain" if plan.pretraining else "hyperfit",
         state=state,
         stop_signal=checkpoints.signals.number,
         whole_steps=checkpoints.signals.noting(),

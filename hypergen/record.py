@@ -53,6 +53,18 @@ def fixed_data(pixels_or_tokens: Tensor) -> dict[str, str]:
     return {"training data of SHA-256": sha256(pixels_or_tokens)}
 
 
+def fixed_weights(model: Any, last_layers: int) -> dict[str, str]:
+    """The same for what is not trained and so not in a checkpoint either: the weights below the last layers."""
+    if not last_layers:
+        return {}
+    trained = chosen_parameters(model, last_layers)
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in trained:
+            digest.update(name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {"frozen weights of SHA-256": digest.hexdigest()}
+
+
 def sha256(values: Tensor) -> str:
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 

@@ -72,7 +72,7 @@ def test_another_machine_is_told_and_no_obstacle(tmp_path, capsys):
     with pytest.raises(Stopped):
         complete(tmp_path / "out", model, batches=2)
     ids, decoded = complete(tmp_path / "out", model, threads=2)
-    assert len(ids) == 12 and len(decoded) == 6
+    assert len(ids) == 12 and 0 < len(decoded) < 12
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hypergen: ")]
     assert told == [f"hypergen: {tmp_path / 'out.unfinished'}: not bit for bit: threads 1 -> 2"]
 
