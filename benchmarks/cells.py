@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hypergen import report
 from hypergen.comparison import summary
+from hypergen.disk import write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,15 @@ def slug(name: str) -> str:
 
 
 def write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Whole or not at all, also when the power fails."""
+    content = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda temporary: temporary.write_text(content))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote; nothing where there is no such file or something has damaged it."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, described, rounded, section, short_hash, slug, tensor_of, write
+from cells import Cell, described, read, rounded, section, short_hash, slug, tensor_of, write
 from torch import Tensor
 
 import hypergen
@@ -275,7 +275,7 @@ class Contest:
         length = "" if new is None else f"-{new}"
         path = records / f"{self.base_plan.name}{length}-seed{self.seed}-{slug(row.name)}.json"
         cell = Cell(base=self.base_plan.name, row=row.name, seed=self.seed, new_tokens=new, plan=plan)
-        recorded = json.loads(path.read_text()) if path.is_file() else {}
+        recorded = read(path)
         if recorded.get("plan") == plan:
             return Cell(**recorded)
         values = self.measure(row, new, records, path.stem)
@@ -290,8 +290,7 @@ class Contest:
         _ = self[row.model]  # training and loading are not the row's time
         started = time.perf_counter()
         values = lineup.add(compare, row, self)
-        times = json.loads((records / "times.json").read_text()) if (records / "times.json").is_file() else {}
-        write(records / "times.json", times | {name: round(time.perf_counter() - started, 2)})
+        write(records / "times.json", read(records / "times.json") | {name: round(time.perf_counter() - started, 2)})
         return values
 
     def facts(self, trained: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from hypergen.looks import Looks
 from hypergen.measures import predictions
 from hypergen.own_samples import draw
 from hypergen.processes import Processes, join
-from hypergen.record import facts_of, fixed, fixed_data, lasting, machine, write_base, write_run
+from hypergen.record import facts_of, fixed, fixed_data, fixed_weights, lasting, machine, write_base, write_run
 from hypergen.resolve import (
     embedded_base,
     fit_recipe,
@@ -90,7 +90,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         facts = facts_of(name, config, settings, tokens) | {"base": lasting(base) if config.model else name}
         checkpoints = Checkpoints(
             folder=folder / run.CHECKPOINTS,
-            facts=fixed(config, settings) | fixed_data(tokens),
+            facts=fixed(config, settings) | fixed_data(tokens) | fixed_weights(modality.model, config.last_layers or 0),
             machine=machine(device) | {"processes": processes.count},
             resume=config.resume,
             signals=signals,

@@ -57,11 +57,12 @@ def fixed_weights(model: Any, last_layers: int) -> dict[str, str]:
     """The same for what is not trained and so not in a checkpoint either: the weights below the last layers."""
     if not last_layers:
         return {}
-    trained = chosen_parameters(model, last_layers)
+    trained = {id(weight) for part in (*model.blocks[-last_layers:], *model.tail) for weight in part.parameters()}
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in trained:
-            digest.update(name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for name, weight in model.named_parameters():
+        if id(weight) not in trained:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
     return {"frozen weights of SHA-256": digest.hexdigest()}
 
 

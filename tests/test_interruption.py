@@ -172,6 +172,24 @@ def test_other_training_data_under_the_same_name_are_refused(toy_base, tmp_path,
         fit(toy_base, tmp_path / "run", resume=True, data=str(data))
 
 
+@pytest.mark.parametrize("last_layers, refused", [(1, True), (0, False)])
+def test_another_base_under_the_same_name_is_refused_where_its_weights_count(
+    last_layers, refused, toy_base, tmp_path, monkeypatch
+):
+    """What is trained comes from the checkpoint, what is not only from the base."""
+    base = shutil.copytree(toy_base, tmp_path / "base")
+    stopped(base, tmp_path / "run", monkeypatch, last_layers=last_layers)
+    other = hypergen.load(base, device="cpu").modality
+    with torch.no_grad():
+        next(other.model.blocks[0].parameters()).add_(1)
+    other.save(base)
+    if not refused:
+        fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
+        return
+    with pytest.raises(hypergen.InputError, match="was started with frozen weights of SHA-256"):
+        fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
+
+
 def test_resume_starts_where_there_is_nothing_yet(toy_base, whole, tmp_path):
     fit(toy_base, tmp_path / "run", resume=True)
     assert weights(tmp_path / "run") == weights(whole.folder)

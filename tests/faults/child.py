@@ -19,6 +19,7 @@ import torch
 import torch._dynamo
 
 from hypergen import api, checkpoints, cli, comparison, generation, hyperfit, output, record, registry, run  # noqa: F401
+from hypergen.image import vq_training
 from tests.faults.inject import Fault, install
 from tests.toy.model import ToyModel
 
@@ -32,6 +33,7 @@ PLACES = {
     "decode": (ToyModel, "step"),
     "checkpoint": (checkpoints.Checkpoints, "save"),
     "publish": (api, "write_run"),
+    "codec": (vq_training, "decibels"),
 }
 
 
