@@ -1,5 +1,7 @@
 """The records of the cross-domain suite: what a cell is, how it is written, and the table that cells make together.
 
+Seeds share prompts where their data is small, and the base decodes a shared prompt the same way each time. So a prompt
+counts once: its numbers are averaged over the seeds that have it before an interval is taken over the prompts.
 Does not know: models, trainings, which rows there are (`cross_domain`).
 """
 
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor
 
 from hypergen import report
-from hypergen.comparison import summary
+from hypergen.comparison import summaries
 from hypergen.disk import write_file
+
+FORMAT = 3  # of a record; part of its plan, so that records of an earlier form are computed again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Cell:
     training: dict[str, Any] = field(default_factory=dict)
     data_sha256: str = ""
     prompts_sha256: str = ""
+    prompts: list[str] = field(default_factory=list)
+    """The beginning of the SHA-256 of each held-out sequence: which examples are of the same prompt."""
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -45,25 +51,65 @@ class Cell:
     """The numbers behind them, one an example, null where one has none; one number for the whole set."""
 
 
-def section(title: str, cells: list[Cell], missing: str) -> str:
+def section(title: str, cells: list[Cell], missing: list[str]) -> str:
     """The table of one base: all seeds of a row together, then what its intervals say and what it lacks."""
     records = [pooled([cell for cell in cells if cell.row == row]) for row in dict.fromkeys(cell.row for cell in cells)]
     seeds = sorted({cell.seed for cell in cells})
-    head = f"## {title}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}\n"
-    notes = sorted({f"{name}: {note}" for cell in cells for name, note in cell.notes.items()})
-    sentences = [*report.verdicts(records), *filter(None, [missing]), *notes]
+    different = len({prompt for cell in cells for prompt in cell.prompts})
+    head = f"## {title}, seed {seeds[0]}\n"
+    if len(seeds) > 1:
+        head = f"## {title} a seed, {different} different, seeds {', '.join(map(str, seeds))}\n"
+    sentences = [*report.verdicts(records), *by_seed(records, cells, seeds), *missing, *noted(cells, seeds)]
     return "\n".join([head, report.markdown(records, report.brief(records)), *(f"- {one}" for one in sentences), ""])
 
 
 def pooled(cells: list[Cell]) -> dict[str, Any]:
-    """One row of the table: the examples of all seeds together."""
-    names = cells[0].examples
-    together = {name: join([tensor_of(cell.examples[name]) for cell in cells]) for name in names}
-    return {"name": cells[0].row, "values": {name: summary(values, 0) for name, values in together.items()}}
+    """One row of the table: the examples of all seeds together. A seed without a number for a measure (nothing was
+    overridden, say) leaves that measure to the others."""
+    names = dict.fromkeys(name for cell in cells for name in cell.examples)
+    together = {name: join(name, [cell for cell in cells if name in cell.examples]) for name in names}
+    return {"name": cells[0].row, "values": summaries(together, 0)}
 
 
-def join(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if parts[0].ndim else torch.stack(parts).mean()
+def join(name: str, cells: list[Cell]) -> Tensor:
+    """One number a prompt; of a number for the whole set the mean over seeds, and the largest maximum."""
+    parts = [tensor_of(cell.examples[name]) for cell in cells]
+    if parts[0].ndim:
+        return mean_by(torch.cat(parts), [prompt for cell in cells for prompt in cell.prompts])
+    return torch.stack(parts).amax() if name.endswith("_max") else torch.stack(parts).mean()
+
+
+def mean_by(values: Tensor, names: list[str]) -> Tensor:
+    """(N,) numbers and their names -> the mean of each name's numbers, in the order of first appearance."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return torch.stack([values[some].nanmean() for some in places.values()])
+
+
+def by_seed(records: list[dict[str, Any]], cells: list[Cell], seeds: list[int]) -> list[str]:
+    """What the verdict is about, seed by seed: the intervals are over prompts and do not have this spread in them."""
+    measure = report.judged(records)
+    if len(seeds) < 2 or measure is None:
+        return []
+    rows = [row for row in (report.OURS, *report.OTHERS) if any(cell.row == row for cell in cells)]
+    shown = [
+        f"{row} {', '.join(report.mean_text({'values': cell.values}, measure) for cell in cells if cell.row == row)}"
+        for row in rows
+    ]
+    return [f"{report.head(measure)}, seeds {', '.join(map(str, seeds))}: {'; '.join(shown)}"]
+
+
+def noted(cells: list[Cell], seeds: list[int]) -> list[str]:
+    """The notes of all cells, each once, with the seeds it holds for where it does not hold for all."""
+    of: dict[str, set[int]] = {}
+    for cell in cells:
+        for name, note in cell.notes.items():
+            of.setdefault(f"{report.head(name)}: {note}", set()).add(cell.seed)
+    return [
+        text if len(own) == len(seeds) else f"{text} (seed {', '.join(map(str, sorted(own)))})"
+        for text, own in sorted(of.items())
+    ]
 
 
 def rounded(values: Tensor) -> Any:

@@ -15,86 +15,27 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, described, read, rounded, section, short_hash, slug, tensor_of, write
+from cells import FORMAT, Cell, described, read, rounded, section, short_hash, slug, tensor_of, write
+from presets import PICTURES, PRESETS, SELF, TEXTS, Base
 from torch import Tensor
 
 import hypergen
 from hypergen import lineup, report, report_chart, run
-from hypergen.comparison import Comparison, new_tokens, summary
+from hypergen.comparison import Comparison, new_tokens, summaries
 from hypergen.errors import HypergenError, InputError
 from hypergen.lineup import Row
 from hypergen.loaded import HELD_OUT_TOKENS
 from hypergen.record import sha256
-from hypergen.resolve import embedded_base
+from hypergen.resolve import embedded_base, read_record
+from hypergen.signals import SignalWatch
 
-PICTURES, TEXTS = "--image-data", "--text-data"  # stand for what the user gives
-SELF = "self"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """One base and how it is hyperfitted."""
-
-    name: str
-    options: dict[str, Any]
-    """Keywords of `hypergen.fit` that all its trainings share."""
-    data: str = SELF
-    """What the run of the table is trained on."""
-    other_data: str = SELF
-    """What the row about data is trained on."""
-    other_layers: int = 2
-    """Last blocks that the row about layers trains; 0: all."""
-    count: int = 64
-    new_tokens: tuple[int | None, ...] = (None,)
-    """Lengths of the completions; None: 96, or the rest of the picture."""
-
-
-TINY = (
-    # The card of the text base trains its last 2 blocks, that of the image base all.
-    Base(name="text", options={"modality": "text"}, other_data="stories", other_layers=0),
-    Base(name="image", options={"modality": "image"}, other_data=PICTURES, count=128),
-)
-SMALL_COUNTS = (120, 256)  # the stories that are held out give 126 prompts
-PAPER_FIT = {"precision": "bf16"}
-PRESETS: dict[str, tuple[tuple[Base, ...], tuple[int, ...]]] = {
-    # Bases and seeds.
-    "tiny": (TINY, (0,)),
-    "small": (tuple(replace(base, count=count) for base, count in zip(TINY, SMALL_COUNTS, strict=True)), (0, 1, 2)),
-    "paper": (
-        (
-            Base(
-                name="tinyllama",
-                options={"modality": "text", "model": "TinyLlama/TinyLlama_v1.1", **PAPER_FIT},
-                data=TEXTS,
-                other_layers=5,
-                count=300,
-                new_tokens=(128, 256),
-            ),
-            Base(
-                name="llama-3.1-8b",  # fp32 weights and Adam: about 128 GB
-                options={"modality": "text", "model": "meta-llama/Llama-3.1-8B", **PAPER_FIT},
-                data=TEXTS,
-                other_layers=5,
-                count=300,
-                new_tokens=(128, 256),
-            ),
-            Base(
-                name="imagegpt-small",  # the paper does not say its learning rate for pictures: that for text
-                options={"modality": "image", "model": "openai/imagegpt-small", **PAPER_FIT},
-                data="cifar10",
-                other_layers=5,
-                count=300,
-            ),
-        ),
-        (0,),
-    ),
-}
+OWN_TRAININGS = ("early", "layers", "other-data")  # of rows that need more than base and main run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.only and len(chosen) < len(set(given.only)):
             raise InputError(f"--only {' '.join(given.only)}: must be of {', '.join(base.name for base in bases)}")
         sources = {TEXTS: given.text_data, PICTURES: given.image_data}
-        print(suite(chosen, given.seeds or seeds, sources, records, work, given.device))
+        with SignalWatch():
+            table = suite(chosen, given.seeds or seeds, sources, records, work, given.device)
+        print(table)
     except HypergenError as error:
         print(f"cross_domain: {error}", file=sys.stderr)
         return error.exit_code
@@ -131,10 +74,15 @@ def suite(
     sections = []
     for base in bases:
         contests = [Contest(base, seed, sources, work, device) for seed in seeds]
+        for contest in contests:
+            contest.prepare(records)
         for new in base.new_tokens:
             cells = [contest.cell(row, new, records) for contest in contests for row in contest.rows]
             title = f"{base.name}{'' if new is None else f', {new} new tokens'}: {base.count} prompts"
-            sections.append(section(title, [cell for cell in cells if cell.values], contests[0].missing))
+            filled = [cell for cell in cells if cell.values]
+            short = f"No row of originals: they have fewer than {new} tokens after the prompt."
+            missing = [contests[0].missing, short * (len(filled) < len(cells))]
+            sections.append(section(title, filled, list(filter(None, missing))))
         for contest in contests:
             chart = report_chart.standalone(contest.curves())
             (records / f"tradeoff-{base.name}-seed{contest.seed}.svg").write_text(chart)
@@ -173,6 +121,15 @@ class Contest:
 
     # The trainings.
 
+    def prepare(self, records: Path) -> None:
+        """Make the trainings that missing cells need before any model is loaded: the 8B base, its run and the state of
+        another training together are more than a GPU holds."""
+        cells = [(row, new) for row in self.rows for new in self.base_plan.new_tokens]
+        missing = [row.model for row, new in cells if self.recorded(row, new, records) is None]
+        further = [name for name in OWN_TRAININGS if name in {*missing, self.prompts_run}]
+        for name in ("hyperfitted", *further) if missing else ():
+            self.trained(name)
+
     def options(self, name: str) -> dict[str, Any]:
         """Keywords of `hypergen.fit` for one of the trainings, the early-stopped one without its epochs."""
         changes: dict[str, dict[str, Any]] = {
@@ -184,25 +141,29 @@ class Contest:
         shared["measure_every"] = int(name == "hyperfitted")  # whose curves are drawn and give the early stop
         return self.base_plan.options | shared | changes.get(name, {})
 
-    def run(self, name: str) -> Any:
-        """The finished run of a training; trained now, or continued, where it is not there."""
-        if name in self._loaded:
-            return self._loaded[name]
+    def trained(self, name: str) -> Path:
+        """The folder of a finished training; trained now, or continued, where it is not there."""
         options = self.options(name)
         folder = self.work / f"{self.base_plan.name}-{name}-seed{self.seed}-{short_hash(described(options))}"
         if not (folder / "manifest.json").is_file():
             if name == "early":
                 options |= {"epochs": self.best_epoch()}
             hypergen.fit(**options, output=str(folder), device=self.device, resume=True)
-        for other in self._loaded.keys() - {"hyperfitted"}:
-            del self._loaded[other]  # one at a time beside base and main run
-        self._loaded[name] = hypergen.load(folder, device=self.device)
+        return folder
+
+    def run(self, name: str) -> Any:
+        """A training's run, loaded."""
+        if name not in self._loaded:
+            folder = self.trained(name)
+            for other in self._loaded.keys() - {"hyperfitted"}:
+                del self._loaded[other]  # one at a time beside base and main run
+            self._loaded[name] = hypergen.load(folder, device=self.device)
         return self._loaded[name]
 
     def log(self) -> list[dict[str, Any]]:
         """The main run by epoch, epoch 0 included."""
-        main = self.run("hyperfitted")
-        return [{"epoch": 0} | main.record["look_before"], *run.read_log(main.folder)]
+        folder = self.trained("hyperfitted")
+        return [{"epoch": 0} | read_record(str(folder))["look_before"], *run.read_log(folder)]
 
     def best_epoch(self) -> int:
         """The epoch with the lowest held-out loss, 1 or later. The order of batches depends on seed and epoch alone, so
@@ -220,9 +181,10 @@ class Contest:
 
     @cached_property
     def base_run(self) -> Any:
-        modality = self.base_plan.options["modality"]
-        source = self.base_plan.options.get("model") or embedded_base(modality)
-        return hypergen.load(source, modality=modality, device=self.device)
+        options = self.base_plan.options
+        source = options.get("model") or embedded_base(options["modality"])
+        how = {name: options[name] for name in ("modality", "allow_pickle_weights") if name in options}
+        return hypergen.load(source, device=self.device, **how)
 
     @cached_property
     def controls(self) -> lineup.Models:
@@ -264,24 +226,38 @@ class Contest:
     def cell(self, row: Row, new: int | None, records: Path) -> Cell:
         """The recorded cell, or a new one where there is none of the same plan. Originals that are too short for the
         completions give one without values."""
-        key = row.model if row.model in ("early", "layers", "other-data") else "hyperfitted"
-        names = dict.fromkeys((self.prompts_run, "hyperfitted", key))
-        plan: dict[str, Any] = {
-            "trainings": {name: described(self.options(name)) for name in names},
-            "row": asdict(row),
-        }
-        plan |= {"prompts": self.base_plan.count, "new_tokens": new, "hypergen": metadata.version("hypergen")}
-        plan = json.loads(json.dumps(plan))
-        length = "" if new is None else f"-{new}"
-        path = records / f"{self.base_plan.name}{length}-seed{self.seed}-{slug(row.name)}.json"
-        cell = Cell(base=self.base_plan.name, row=row.name, seed=self.seed, new_tokens=new, plan=plan)
-        recorded = read(path)
-        if recorded.get("plan") == plan:
-            return Cell(**recorded)
+        recorded = self.recorded(row, new, records)
+        if recorded is not None:
+            return recorded
+        path = self.path(row, new, records)
         values = self.measure(row, new, records, path.stem)
-        cell = Cell(**asdict(cell) | self.facts(self.run(key)) | self.numbers(values, self.comparison(row, new), row))
+        facts = self.facts(self.run(self.training_of(row))) | self.numbers(values, self.comparison(row, new), row)
+        plan = self.plan(row, new)
+        cell = Cell(base=self.base_plan.name, row=row.name, seed=self.seed, new_tokens=new, plan=plan, **facts)
         write(path, asdict(cell))
         return cell
+
+    def recorded(self, row: Row, new: int | None, records: Path) -> Cell | None:
+        """The cell on the disk, where it is of this plan."""
+        path = self.path(row, new, records)
+        found = read(path)
+        return Cell(**found) if found.get("plan") == self.plan(row, new) else None
+
+    def path(self, row: Row, new: int | None, records: Path) -> Path:
+        length = "" if new is None else f"-{new}"
+        return records / f"{self.base_plan.name}{length}-seed{self.seed}-{slug(row.name)}.json"
+
+    def plan(self, row: Row, new: int | None) -> dict[str, Any]:
+        """Everything that a cell depends on, as JSON gives it back."""
+        names = dict.fromkeys((self.prompts_run, "hyperfitted", self.training_of(row)))
+        plan = {"format": FORMAT, "hypergen": metadata.version("hypergen"), "row": asdict(row)}
+        plan |= {"prompts": self.base_plan.count, "new_tokens": new}
+        plan |= {"trainings": {name: described(self.options(name)) for name in names}}
+        return json.loads(json.dumps(plan))
+
+    def training_of(self, row: Row) -> str:
+        """The training that a row's facts are of; the main one for rows of the base."""
+        return row.model if row.model in OWN_TRAININGS else "hyperfitted"
 
     def measure(self, row: Row, new: int | None, records: Path, name: str) -> dict[str, Tensor]:
         compare = self.comparison(row, new)
@@ -302,13 +278,14 @@ class Contest:
             "training": training,
             "data_sha256": record["data_sha256"],
             "prompts_sha256": sha256(self.held_out),
+            "prompts": [sha256(row)[:8] for row in self.held_out],
             "versions": record["versions"],
             "machine": record["machine"],
         }
 
     def numbers(self, values: dict[str, Tensor], compare: Comparison, row: Row) -> dict[str, Any]:
         examples = {name: rounded(value) for name, value in values.items() if not bool(value.isnan().all())}
-        numbers = {name: summary(tensor_of(value), self.seed) for name, value in examples.items()}
+        numbers = summaries({name: tensor_of(value) for name, value in examples.items()}, self.seed)
         notes = {key: note for key, note in compare.notes.items() if key == row.name or key not in compare.remarks}
         return {"examples": examples, "values": numbers, "notes": notes}
 

@@ -16,9 +16,18 @@ from torch import Tensor
 from hypergen import lineup, registry, run
 from hypergen.batches import steps_per_epoch
 from hypergen.checkpoints import KEPT, Checkpoints
-from hypergen.comparison import Comparison, new_tokens, unseen
+from hypergen.comparison import Comparison, new_tokens, require_count, unseen
 from hypergen.completions import read_completions
-from hypergen.config import PAPER_RECIPE, DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill, flag
+from hypergen.config import (
+    HELD_OUT_SAMPLES,
+    PAPER_RECIPE,
+    DecodingConfig,
+    EvaluateConfig,
+    FitConfig,
+    PretrainConfig,
+    fill,
+    flag,
+)
 from hypergen.disk import bytes_in, check_space
 from hypergen.errors import InputError
 from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
@@ -81,13 +90,15 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
         tokens = _training(modality, training_items, config)
         processes.check_equal("training sequences", fixed_data(tokens))
-        held_out = _held_out(modality, held_out_items, config.held_out_samples, config.seed, tokens)
+        count = config.held_out_samples or HELD_OUT_SAMPLES
+        held_out = _held_out(modality, held_out_items, count, config.seed, tokens)
+        require_count("--held-out-samples", config.held_out_samples, held_out)
 
         compare = _comparison(modality, tokens, held_out, config.max_new_tokens, config.seed)
         if processes.is_first:
             compare.add("base greedy", GREEDY, describe_model=True)
             compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
-        facts = facts_of(name, config, settings, tokens) | {"base": lasting(base) if config.model else name}
+        facts = facts_of(name, config, settings, tokens, device) | {"base": lasting(base) if config.model else name}
         checkpoints = Checkpoints(
             folder=folder / run.CHECKPOINTS,
             facts=fixed(config, settings) | fixed_data(tokens) | fixed_weights(modality.model, config.last_layers or 0),
@@ -102,6 +113,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         compare.add_original()
 
         facts |= {"training": asdict(result), "comparison": compare.records}
+        facts |= {"compared": compare.sizes}
         facts |= {"look_before": compare.look_before()}
         run.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
@@ -151,7 +163,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
             pretraining=True,
             checkpoint_every=config.checkpoint_every,
         )
-        facts = facts_of(config.modality, config, settings, tokens)
+        facts = facts_of(config.modality, config, settings, tokens, device)
         result = _train(modality, tokens, plan, Looks(folder=folder), checkpoints.part(".", fixed_data(tokens)))
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run.finish(folder, lambda temporary: write_base(temporary, modality, facts))
@@ -215,8 +227,7 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     if items is not None:
         wanted = config.count or len(held_out)
         held_out = _held_out(modality, items, wanted + len(training), config.seed, training)[:wanted]
-    if config.count is not None and len(held_out) < config.count:
-        raise InputError(f"--count {config.count}: there are {len(held_out)} prompts that were not trained on")
+    require_count("--count", config.count, held_out)
     held_out = checked_ids(str(folder / HELD_OUT_TOKENS), held_out, untrained.model.num_tokens)
     compare = _comparison(untrained, training, held_out[: config.count], config.max_new_tokens, config.seed)
     external = None

@@ -25,6 +25,7 @@ from hypergen.training_state import State
 
 KEPT = 2
 TENSORS, NUMBERS = "state.safetensors", "state.json"
+COUNTS = ("step", "epoch_loss", "micro_batch_size", "precision")  # of a state, beside its tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,7 @@ class Checkpoints:
 
     def _write(self, temporary: Path, state: State) -> None:
         save_file({name: value.contiguous() for name, value in state.tensors.items()}, temporary / TENSORS)
-        counts = {"step": state.step, "epoch_loss": state.epoch_loss, "micro_batch_size": state.micro_batch_size}
-        numbers = counts | {"facts": self.facts, "machine": self.machine}
+        numbers = {name: getattr(state, name) for name in COUNTS} | {"facts": self.facts, "machine": self.machine}
         (temporary / NUMBERS).write_text(json.dumps(numbers, indent=1))
 
     def _compare(self, numbers: dict[str, Any]) -> None:
@@ -111,8 +111,7 @@ def _read(checkpoint: Path) -> tuple[State, dict[str, Any]]:
         raise CheckpointError(f"{checkpoint}: its manifest does not list {TENSORS} and {NUMBERS}")
     try:
         numbers = json.loads((checkpoint / NUMBERS).read_text())
-        counts = {name: numbers[name] for name in ("step", "epoch_loss", "micro_batch_size")}
-        state = State(**counts, tensors=load_file(checkpoint / TENSORS))
+        state = State(**{name: numbers[name] for name in COUNTS}, tensors=load_file(checkpoint / TENSORS))
         if not isinstance(numbers["facts"], dict) or not isinstance(numbers["machine"], dict):
             raise TypeError("facts")
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:

@@ -45,11 +45,15 @@ class CitationIndex:
         self.length = length
         self.num_ids = int(tokens.max()) + 1
         self.ids = _table(tokens.unique().long())
+        self.digit_of = torch.full((self.num_ids + 1,), len(self.ids) - 1, device=tokens.device)
+        self.digit_of[self.ids[:-1]] = torch.arange(len(self.ids) - 1, device=tokens.device)
         self.tables: dict[int, Tensor] = {}  # digit -> all keys of the digits before it
         windows = _windows(tokens.long(), length)
         self.last_continuation = int(windows[:, -1].max()) if len(windows) else -1
-        digits = _position(self.ids, windows[:, :-1])
+        digits = self._digits(windows[:, :-1])
         self._build_tables(digits)
+        powers = range(length - 2, -1, -1) if not self.tables else ()
+        self.worth = torch.tensor([len(self.ids) ** power * self.num_ids for power in powers], device=tokens.device)
         grams, counts = (self._pack(digits) * self.num_ids + windows[:, -1]).unique(return_counts=True)
         self.grams, self.counts = _table(grams), torch.cat([counts, counts.new_zeros(1)])
         prefixes = grams.div(self.num_ids, rounding_mode="floor").unique_consecutive(return_counts=True)[1]
@@ -58,7 +62,8 @@ class CitationIndex:
     def to(self, device: torch.device | str) -> CitationIndex:
         """The same index on another device."""
         moved = copy.copy(self)
-        moved.ids, moved.grams, moved.counts = (table.to(device) for table in (self.ids, self.grams, self.counts))
+        for name in ("ids", "digit_of", "worth", "grams", "counts"):
+            setattr(moved, name, getattr(self, name).to(device))
         moved.tables = {digit: table.to(device) for digit, table in self.tables.items()}
         return moved
 
@@ -109,6 +114,10 @@ class CitationIndex:
         keys = prefix + tokens
         return (self.grams[torch.searchsorted(self.grams, keys)] == keys) & (tokens < self.num_ids)
 
+    def _digits(self, tokens: Tensor) -> Tensor:
+        """Ids of any shape -> their positions in the table of training ids."""
+        return self.digit_of[tokens.clamp(max=self.num_ids)]
+
     def _build_tables(self, digits: Tensor) -> None:
         """Decide from the number of possible keys where a table is needed, and fill it."""
         num_keys = 1
@@ -133,7 +142,8 @@ class CitationIndex:
         """Context (B, L) -> (B,), the key of its last tokens with id 0 after them; below all keys where too short."""
         if context.shape[1] < self.length - 1:
             return self.grams.new_full((len(context),), -self.num_ids)
-        return self._pack(_position(self.ids, context[:, 1 - self.length :])) * self.num_ids
+        digits = self._digits(context[:, 1 - self.length :])
+        return self._pack(digits) * self.num_ids if self.tables else (digits * self.worth).sum(1)
 
     def _continuations(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, L) -> tokens (B, F) after its last tokens, ascending, and how often; unused places count 0."""

@@ -23,6 +23,7 @@ from hypergen.measures import (
     bootstrap_interval,
     distinct,
     mattr_values,
+    perplexity,
     prediction_values,
     repetition_values,
     ttr_values,
@@ -56,12 +57,27 @@ def unseen(held_out: Tensor, training: Tensor) -> Tensor:
     return held_out[kept]
 
 
+def require_count(option: str, asked: int | None, held_out: Tensor) -> None:
+    """Refuse an option that asks for more prompts than there are."""
+    if asked is not None and len(held_out) < asked:
+        raise InputError(f"{option} {asked}: there are {len(held_out)} prompts that were not trained on")
+
+
 def summary(values: Tensor, seed: int) -> dict[str, float]:
     """(B,) numbers -> their mean and its bootstrap 95 % interval; one number () -> itself, without an interval."""
     if values.ndim == 0 or bool(values.isnan().all()):
         return {"mean": values.double().nanmean().item()}
     low, high = bootstrap_interval(values, seed)
     return {"mean": values.double().nanmean().item(), "low": low, "high": high}
+
+
+def summaries(values: dict[str, Tensor], seed: int) -> dict[str, dict[str, float]]:
+    """`summary` of each, and `perplexity` where there is a loss: of the mean loss and of the ends of its interval,
+    which a percentile allows (it moves with any rising function)."""
+    numbers = {name: summary(value, seed) for name, value in values.items()}
+    if "loss" in numbers:
+        numbers["perplexity"] = {part: perplexity(value) for part, value in numbers["loss"].items()}
+    return numbers
 
 
 class Comparison:
@@ -112,9 +128,14 @@ class Comparison:
         """A row of completions (N, S) from elsewhere."""
         values = self._values(completions) if values is None else values
         self.columns[name], self.values[name] = completions, values
-        numbers = {key: summary(value, self.seed) for key, value in values.items()}
-        self.records.append({"name": name, "values": numbers})
+        self.records.append({"name": name, "values": summaries(values, self.seed)})
         return values
+
+    @property
+    def sizes(self) -> str:
+        """What the numbers rest on."""
+        count, length = self.prompts.shape
+        return f"{count} prompts of {length} tokens, {self.num_new} new tokens each"
 
     @property
     def notes(self) -> dict[str, str]:

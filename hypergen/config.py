@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from hypergen.errors import InputError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p", "fsd", "beam"]
 
 PAPER_RECIPE: dict[str, Any] = {
@@ -28,6 +28,7 @@ PAPER_RECIPE: dict[str, Any] = {
     "last_layers": 0,
     "sequence_length": 256,
 }
+HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ class PretrainConfig:
     """Seed of initialisation and order."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    precision: Precision = "fp32"
-    """Compute in fp32 or bf16 autocast; weights are always trained in fp32."""
+    precision: Precision = "auto"
+    """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: none but the last."""
     resume: bool = False
@@ -118,16 +119,16 @@ class FitConfig:
     """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
     measure_every: int = 4
     """Epochs between looks at 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0: none."""
-    held_out_samples: int = 64
-    """Prompts of the before/after comparison."""
+    held_out_samples: int | None = None
+    """Prompts of the before/after comparison, that many; by default 64, or fewer where there are not so many."""
     max_new_tokens: int | None = None
     """Tokens of a compared completion; by default 96 (text) or the rest of the picture."""
     seed: int = 0
     """Seed of data choice, order and sampling."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    precision: Precision = "fp32"
-    """Compute in fp32 or bf16 autocast; trained weights are always fp32."""
+    precision: Precision = "auto"
+    """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
     checkpoint_every: int = 0
     """Epochs between checkpoints; 0: only when a signal stops the training, and at its end."""
     resume: bool = False

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,11 +30,13 @@ from hypergen.config import Precision
 from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteError
 from hypergen.movement import Movement
 from hypergen.optimizers import new_optimizers, set_learning_rate
+from hypergen.precision import autocast, choose
 from hypergen.processes import Processes
 from hypergen.progress import track
 from hypergen.training_state import BYTES_PER_WEIGHT, State, restore, snapshot
 
-CHUNK = 2048  # positions whose logits exist at one time
+CHUNK = 2048  # positions whose logits exist at one time, at most
+CHUNK_BYTES = 4 * 2**20  # of those logits on a CPU: what its caches hold (measured: a third of the time of 32 MiB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Plan:
     target_loss: float = 0.0
     last_layers: int = 0
     precision: Precision = "fp32"
+    """auto: found by a short trial when the training starts."""
     pretraining: bool = False
     """Muon for the matrices of the blocks, a cosine schedule and clipping to norm 1, in place of constant AdamW."""
     checkpoint_every: int = 0
@@ -69,6 +72,8 @@ class FitResult:
     tokens_per_second: float
     cached: bool
     """Whether the lower blocks ran only once (`boundary`)."""
+    precision: Precision
+    """What it computed in."""
     micro_batch_size: int
     """Sequences that were run through the model together: the batch size, or less where memory ran out."""
 
@@ -106,14 +111,16 @@ def hyperfit(
         HypergenError: the updates are rounded away, or one sequence is too much for the memory.
     """
     _check_tokens(tokens, model.context_length)
-    names = trained_parameters(model, plan.last_layers)
-    if plan.precision == "fp32":
-        model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
+    names, state = trained_parameters(model, plan.last_layers), state or State()
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
+    state.precision = processes.same(_chosen_precision(model, tokens, plan, state))
+    plan = replace(plan, precision=state.precision)
+    if plan.precision == "fp32":
+        model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
     features = _Features(model, tokens, plan)
     optimizers = new_optimizers(model, names, plan)
-    state = restore(names, optimizers, state or State())
+    state = restore(names, optimizers, state)
     movement = Movement(list(names.values()))
     count, per_epoch = len(tokens), steps_per_epoch(len(tokens), plan.batch_size)
     started, trained = time.perf_counter(), 0
@@ -157,6 +164,7 @@ def hyperfit(
         seconds=seconds,
         tokens_per_second=trained / max(seconds, 1e-9),
         cached=features.cache is not None,
+        precision=plan.precision,
         micro_batch_size=state.micro_batch_size or plan.batch_size,
     )
 
@@ -200,9 +208,21 @@ def _free_memory() -> None:
         torch.accelerator.empty_cache()
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """The compute precision; weights stay fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+def _chosen_precision(model: Any, tokens: Tensor, plan: Plan, state: State) -> Precision:
+    """That of the plan or of the state that goes on; by trial where both leave it open."""
+    fixed = state.precision if plan.precision == "auto" else plan.precision
+    if fixed != "auto":
+        return fixed
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return "bf16"  # frozen 16-bit weights: fp32 would take twice their memory
+
+    def step(precision: Precision) -> None:
+        with autocast(precision, tokens.device):
+            hidden = model.hidden(tokens[: plan.batch_size, :-1])
+        backward(model, hidden, tokens[: plan.batch_size, 1:], precision)
+        model.zero_grad()
+
+    return choose(step, tokens.device, plan.steps)
 
 
 def backward(
@@ -212,12 +232,12 @@ def backward(
 
     Returns it, in nats per token.
 
-    The head runs on at most CHUNK positions at a time and each chunk is backpropagated to `hidden` at once, so that
+    The head runs on a chunk of positions at a time and each chunk is backpropagated to `hidden` at once, so that
     logits of size (B, T, V) never exist and nothing is computed twice.
     """
     flat, goals = hidden.detach().flatten(0, 1), targets.flatten()
-    gradients, total = [], torch.zeros((), device=hidden.device)
-    for part, goal in zip(flat.split(CHUNK), goals.split(CHUNK), strict=True):
+    gradients, total, chunk = [], torch.zeros((), device=hidden.device), _chunk(model.num_tokens, hidden.device)
+    for part, goal in zip(flat.split(chunk), goals.split(chunk), strict=True):
         part.requires_grad_()
         with autocast(precision, hidden.device):
             logits = model.head(part)
@@ -227,6 +247,11 @@ def backward(
         total += loss.detach()
     hidden.backward(torch.cat(gradients).view_as(hidden))
     return total.item()
+
+
+def _chunk(num_tokens: int, device: torch.device) -> int:
+    """Positions whose logits are made together; not fewer than 64, which a product needs to be worth its call."""
+    return CHUNK if device.type != "cpu" else min(CHUNK, max(64, CHUNK_BYTES // (4 * num_tokens)))
 
 
 def trained_parameters(model: Any, last_layers: int) -> dict[str, nn.Parameter]:

@@ -29,7 +29,8 @@ RECENT = 32  # tokens after which those of a large cache move together
 SHORT_RUN = 64 * 2**10  # bytes of one head's keys; gaps between longer ones do not matter
 LARGE_MODEL = 16 * 2**20  # bytes of weights that one thread does not read fast enough
 ROWS_FOR_THREADS = 4  # from here on several threads are faster (measured)
-ROWS_TO_PREPACK = 16  # from here on oneDNN's layout is the fastest on a CPU (measured), below it a transposed one
+ROWS_TO_PREPACK = {"AVX512": 2}  # from here on oneDNN's layout is faster than a transposed one (measured)
+OTHER_ROWS_TO_PREPACK = 16  # the same on processors of other kinds; also the rows that oneDNN lays weights out for
 
 
 class Product:
@@ -40,11 +41,12 @@ class Product:
         is_tall = weight.shape[0] > weight.shape[1]
         self.weight = weight.detach().T.contiguous().T if is_tall else weight.detach().contiguous()
         self.bias = None if bias is None else bias.detach()
-        self.can_prepack = weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_prepacking()
+        can_prepack = weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_prepacking()
+        self.rows_to_prepack = _rows_to_prepack() if can_prepack else math.inf
         self.prepacked: Tensor | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if self.can_prepack and rows.shape[0] >= ROWS_TO_PREPACK:
+        if rows.shape[0] >= self.rows_to_prepack:
             if self.prepacked is None:
                 self.prepacked = _prepack(self.weight)
             return _prepacked_product(rows, self.prepacked, self.bias)
@@ -52,11 +54,16 @@ class Product:
 
 
 def _prepack(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous(), ROWS_TO_PREPACK)
+    return torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous(), OTHER_ROWS_TO_PREPACK)
 
 
 def _prepacked_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+@cache
+def _rows_to_prepack() -> int:
+    return ROWS_TO_PREPACK.get(torch.backends.cpu.get_cpu_capability(), OTHER_ROWS_TO_PREPACK)
 
 
 @cache

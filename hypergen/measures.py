@@ -120,10 +120,15 @@ def prediction_values(
 def predictions(
     model: Any, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance | None = None
 ) -> dict[str, float]:
-    """Means over all tokens of `prediction_values`, and `perplexity`, exp(loss), 1 or more."""
+    """Means over all tokens of `prediction_values`, and `perplexity` of their loss."""
     values = prediction_values(model, tokens, batch_size=batch_size, chunk=chunk, advance=advance)
     means = {name: _mean(value) for name, value in values.items()}
-    return means | {"perplexity": math.exp(means["loss"]) if means["loss"] < 700 else math.inf}
+    return means | {"perplexity": perplexity(means["loss"])}
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), 1 or more, of a mean cross-entropy in nats per token. Source: arXiv 2412.04318, Tables 1 and 3."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def per_position(

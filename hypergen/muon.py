@@ -1,7 +1,7 @@
 """Muon (Jordan 2024): momentum whose matrix updates are made orthogonal; the pretraining optimizer of block matrices.
 
-`torch.optim.Muon` orthogonalizes in bf16, which a processor without bf16 units emulates at about 2 GFLOP/s (measured;
-60 in fp32): minutes a step. This one computes in the dtype of the weights. No weight decay.
+`torch.optim.Muon` always orthogonalizes in bf16, which a processor without bf16 units emulates at about 2 GFLOP/s
+(measured; 60 in fp32): minutes a step. This one computes in the precision of the training. No weight decay.
 Does not know: models, schedules.
 """
 
@@ -22,8 +22,12 @@ class Muon(torch.optim.Optimizer):
     The factor gives updates the size of AdamW's (arXiv 2502.16982), so that both share one learning rate.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95):
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32
+    ):
+        """Orthogonalize in `dtype`; momentum and weights stay as they are."""
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -37,8 +41,8 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
         buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        direction = orthogonalize(gradient.lerp(buffer, momentum))
-        matrix.add_(direction, alpha=-lr * 0.2 * max(matrix.shape) ** 0.5)
+        direction = orthogonalize(gradient.lerp(buffer, momentum).to(self.dtype))
+        matrix.add_(direction.to(matrix.dtype), alpha=-lr * 0.2 * max(matrix.shape) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

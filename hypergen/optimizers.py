@@ -31,7 +31,8 @@ def new_optimizers(model: Any, names: Mapping[str, nn.Parameter], plan: Plan) ->
     matrices = [parameter for parameter in names.values() if id(parameter) in in_blocks]
     others = [parameter for parameter in names.values() if id(parameter) not in in_blocks]
     adam = torch.optim.AdamW(others, plan.learning_rate, PRETRAIN_BETAS, weight_decay=0.0, fused=True)
-    return [Muon(matrices, plan.learning_rate), adam]
+    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+    return [Muon(matrices, plan.learning_rate, dtype=dtype), adam]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:

@@ -101,7 +101,7 @@ def evaluate(command: Evaluate) -> None:
         print(json.dumps(compared.records))
     else:
         report.terminal(compared.records, report.brief(compared.records))
-        for sentence in report.verdicts(compared.records):
+        for sentence in (*report.verdicts(compared.records), *_noted(compared)):
             print(sentence)
     if folder is not None:
         publish(folder, lambda temporary: write_comparison(temporary, compared))
@@ -109,15 +109,22 @@ def evaluate(command: Evaluate) -> None:
 
 
 def write_comparison(folder: Path, compared: Any) -> None:
-    """`records.json`, `records.md` and the figure."""
+    """`records.json`, `records.md` (with what the intervals say and how the numbers were made) and the figure."""
     (folder / "records.json").write_text(json.dumps(compared.records, indent=1))
-    (folder / "records.md").write_text(report.markdown(compared.records), encoding="utf-8")
+    below = "".join(f"- {line}\n" for line in (*report.verdicts(compared.records), *_noted(compared)))
+    (folder / "records.md").write_text(f"{report.markdown(compared.records)}\n{below}", encoding="utf-8")
     figure = compared.figure()
     if not isinstance(figure, str):
         figure.save(folder / "grid.png")
         figure = (folder / "grid.png").read_bytes()
-    page = report.page("hypergen: comparison", compared.records, compared.notes, {}, figure)
+    facts = {"compared": compared.sizes} | {report.head(name): note for name, note in compared.notes.items()}
+    page = report.page("hypergen: comparison", compared.records, facts, {}, figure)
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _noted(compared: Any) -> list[str]:
+    """What the numbers rest on: sizes, signatures, features, and what is not measured and why."""
+    return [compared.sizes, *(f"{report.head(name)}: {note}" for name, note in compared.notes.items())]
 
 
 def _check_target(target: Path | None) -> None:

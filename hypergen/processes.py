@@ -78,6 +78,15 @@ class Processes:
         if others := [rank for rank, one in enumerate(told) if one != told[0]]:
             raise HypergenError(f"{what}: those of process {others[0]} differ from those of process 0")
 
+    def same(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import gather_object
+
+        with _all_there():
+            return gather_object([value])[0]
+
     def leave(self) -> None:
         """After the training: the first process goes on alone, the others end here, with exit code 0."""
         if self.count == 1:

@@ -26,7 +26,9 @@ from hypergen.scrub import scrub
 FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every", "skip_bad", "allow_pickle_weights"}
 
 
-def facts_of(name: str, config: FitConfig | PretrainConfig, settings: Any, tokens: Tensor) -> dict[str, Any]:
+def facts_of(
+    name: str, config: FitConfig | PretrainConfig, settings: Any, tokens: Tensor, device: torch.device
+) -> dict[str, Any]:
     """What `hypergen.json` records."""
     libraries = ("hypergen", "torch", "transformers", "diffusers", "safetensors")
     facts = {
@@ -37,7 +39,11 @@ def facts_of(name: str, config: FitConfig | PretrainConfig, settings: Any, token
         "sequences": list(tokens.shape),
         "versions": {library: metadata.version(library) for library in libraries}
         | {"python": platform.python_version()},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": device_name(device),
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
     }
     return scrub(facts)
 
@@ -73,11 +79,15 @@ def sha256(values: Tensor) -> str:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the last bits of a training depend on besides its options (pytorch/pytorch#88718)."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def lasting(base: str) -> str:
@@ -114,6 +124,8 @@ def report_page(folder: Path, facts: dict[str, Any], figure: str | bytes) -> str
         "stopped by": training["stopped_by"],
         "seconds": round(training["seconds"], 1),
         "seed": config["seed"],
+        "compared": facts["compared"],
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
     curves = report.curves([{"epoch": 0} | facts["look_before"], *run.read_log(folder)])
     return report.page(f"hypergen: {folder.name}", facts["comparison"], shown, curves, figure)

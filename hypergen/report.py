@@ -17,6 +17,7 @@ from html import escape
 from typing import Any
 
 from hypergen.report_chart import Point, line_chart
+from hypergen.report_style import PAGE, STYLE
 from hypergen.report_table import (
     INTERVAL_MEANING,
     MEASURES,
@@ -48,7 +49,7 @@ SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-u
 
 
 def markdown(records: Records, columns: Sequence[str] | None = None) -> str:
-    """A GitHub table, one row a record; `0.233 [0.20, 0.27]` with an interval, `-` where there is no number.
+    """A GitHub table, one row a record; `0.233 [0.200, 0.274]` with an interval, `-` where there is no number.
 
     Raises:
         ValueError: the records have `ttr` but no `overlap_mean`.
@@ -86,11 +87,16 @@ def verdicts(records: Records) -> list[str]:
     """Whether the intervals of hyperfitted greedy overlap with those of base greedy and base top-p, a sentence each; on
     the share of copied rows where there is one (pictures), else on rep-4. Nothing where a row or interval is missing.
     """
-    rows = {str(record["name"]): record for record in records}
-    measured = [name for name in JUDGED if all(name in record["values"] for record in records)]
-    if OURS not in rows or not measured:
+    rows, measure = {str(record["name"]): record for record in records}, judged(records)
+    if OURS not in rows or measure is None:
         return []
-    return [_verdict(measured[0], rows[OURS], rows[other]) for other in OTHERS if _can_judge(measured[0], rows, other)]
+    return [_verdict(measure, rows[OURS], rows[other]) for other in OTHERS if _can_judge(measure, rows, other)]
+
+
+def judged(records: Records) -> str | None:
+    """The measure that a verdict is about: the first of `JUDGED` that every record has."""
+    measured = [name for name in JUDGED if all(name in record["values"] for record in records)]
+    return measured[0] if measured else None
 
 
 def _can_judge(measure: str, rows: Mapping[str, Any], other: str) -> bool:
@@ -126,7 +132,7 @@ def page(
     """
     body = (
         f"<header><h1>{_text(title)}</h1></header>",
-        _section("Before and after", _scroll("Before and after", _results(records)) + _sentences(verdicts(records))),
+        _section("Before and after", _sentences(verdicts(records)) + _results(records)),
         _section("Training", _charts(curves)),
         _section("Side by side", _figure(figure)),
         _section("How it was made", _definitions(facts.items())),
@@ -181,31 +187,56 @@ def _scroll(label: str, content: str) -> str:
 
 
 def _results(records: Records) -> str:
-    names = columns_of(records)
-    heads = "".join(f'<th scope="col">{_text(title)}</th>' for title in (NAME_HEAD, *map(head, names)))
-    rows = "\n".join(f"<tr>{_result_row(record, names)}</tr>" for record in records)
-    return f'<table class="results">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+    """The table that fits a screen, a row a record; below it, folded, all measures, a row each."""
+    names, few = columns_of(records), brief(records)
+    titles = [(_text(record["name"]), record["name"] == OURS) for record in records]
+    rows = [[_result(record, name) for name in few] for record in records]
+    table = _scroll("Before and after", _table(NAME_HEAD, [(_text(head(name)), False) for name in few], titles, rows))
+    if len(few) == len(names):
+        return table
+    rows = [[_result(record, name) for record in records] for name in names]
+    whole = _table("measure", titles, [(_text(head(name)), False) for name in names], rows)
+    return f"{table}\n<details>\n<summary>All measures</summary>\n{_scroll('All measures', whole)}\n</details>"
 
 
-def _result_row(record: Mapping[str, Any], names: Sequence[str]) -> str:
-    values = ((mean_text(record, name), interval_text(record, name)) for name in names)
-    numbers = (f"<td>{mean}{f' <small>{interval}</small>' if interval else ''}</td>" for mean, interval in values)
-    return f'<th scope="row">{_text(record["name"])}</th>{"".join(numbers)}'
+def _table(
+    corner: str, heads: Sequence[tuple[str, bool]], titles: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
+) -> str:
+    """Heads and titles come with whether their column or row stands out; everything is escaped already."""
+    first = "".join(f'<th scope="col"{_mark(own)}>{title}</th>' for title, own in ((corner, False), *heads))
+    lines = "\n".join(
+        f'<tr{_mark(own)}><th scope="row">{title}</th>'
+        + "".join(f"<td{_mark(ours)}>{cell}</td>" for cell, (_, ours) in zip(row, heads, strict=True))
+        + "</tr>"
+        for row, (title, own) in zip(rows, titles, strict=True)
+    )
+    return f'<table class="results">\n<thead><tr>{first}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>'
+
+
+def _mark(is_ours: bool) -> str:
+    return ' class="ours"' if is_ours else ""
+
+
+def _result(record: Mapping[str, Any], name: str) -> str:
+    interval = interval_text(record, name)
+    return mean_text(record, name) + (f" <small>{interval}</small>" if interval else "")
 
 
 def _sentences(sentences: Sequence[str]) -> str:
-    return "".join(f"\n<p>{_text(sentence)}</p>" for sentence in sentences)
+    items = "".join(f"<li>{_text(sentence)}</li>\n" for sentence in sentences)
+    return f"<ul>\n{items}</ul>\n" if items else ""
 
 
 def _charts(curves: Mapping[str, Sequence[Point]]) -> str:
     finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in curves.items()}
-    charts = [_chart(printable(name), points) for name, points in finite.items() if points]
+    span = [x for points in finite.values() for x, _ in points]  # one for all, so that curves can be compared
+    charts = [_chart(printable(name), points, (min(span), max(span))) for name, points in finite.items() if points]
     return f'<div class="charts">\n{"".join(charts)}</div>' if charts else ""
 
 
-def _chart(name: str, points: Sequence[Point]) -> str:
+def _chart(name: str, points: Sequence[Point], span: Point) -> str:
     (first, begin), (last, end) = points[0], points[-1]
-    svg = line_chart(f"{name}: {begin:.3f} at epoch {first:g}, {end:.3f} at epoch {last:g}", points)
+    svg = line_chart(f"{name}: {begin:.3f} at epoch {first:g}, {end:.3f} at epoch {last:g}", points, span=span)
     change = f"{begin:.3f} to {end:.3f}" if len(points) > 1 else f"{end:.3f}"
     return f"<figure>\n<figcaption><b>{escape(name)}</b> {change}</figcaption>\n{svg}\n</figure>\n"
 
@@ -214,11 +245,8 @@ def _figure(figure: str | bytes | None) -> str:
     if not figure:
         return ""
     caption = "One row an example: the same beginning, continued by each model and decoding."
-    if isinstance(figure, bytes):
-        return f"<figure>\n<figcaption>{caption}</figcaption>\n{_picture(figure)}\n</figure>"
-    if "<mark>" in figure:
-        caption += " <mark>Marked</mark>: what the text said before, word for word."
-    return f"<figure>\n<figcaption>{caption}</figcaption>\n{_scroll('Side by side', figure)}\n</figure>"
+    content = _picture(figure) if isinstance(figure, bytes) else _scroll("Side by side", figure)
+    return f"<figure>\n<figcaption>{caption}</figcaption>\n{content}\n</figure>"
 
 
 def _picture(png: bytes) -> str:
@@ -243,65 +271,3 @@ def _definitions(pairs: Iterable[tuple[str, str | float]]) -> str:
     shown = ((name, f"{value:.6g}" if isinstance(value, float) else value) for name, value in pairs)
     rows = "\n".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in shown)
     return f'<table class="facts">\n<tbody>\n{rows}\n</tbody>\n</table>' if rows else ""
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{security}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-STYLE = """:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d2126; --muted: #626a73; --line: #dfe2e4;
-  --soft: #f2f3f1; --accent: #0b6e75; --mark: #ffe3a3; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8; --muted: #9aa3ab; --line: #32383d;
-  --soft: #1d2125; --accent: #5cc4c9; --mark: #66501a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 70rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.05rem; margin: 2.5rem 0 .75rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; }
-thead th { font-size: .85rem; color: var(--muted); }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-.scroll:focus-visible { outline: 2px solid var(--accent); }
-.scroll > table { min-width: 100%; }
-.scroll tbody tr:last-child > * { border-bottom: 0; }
-.results td, .results thead th + th { text-align: right; white-space: nowrap; }
-.results small { display: block; color: var(--muted); font-size: .78rem; }
-.results th:first-child { position: sticky; left: 0; background: var(--paper); min-width: 9.5rem; max-width: 16rem;
-  overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; }
-figcaption { color: var(--muted); font-size: .9rem; margin: .25rem 0 .6rem; }
-figcaption b { color: var(--ink); font-weight: 600; margin-right: .4rem; }
-.chart { display: block; width: 100%; max-width: 30rem; height: auto; }
-.chart .grid { stroke: var(--line); }
-.chart .label { fill: var(--muted); font-size: 11px; }
-.chart .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
-.chart .end { fill: var(--accent); }
-img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; border-radius: 4px; }
-.compare th { width: 20rem; }
-.compare td { min-width: 16rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .92rem; }
-mark { background: var(--mark); color: var(--ink); border-radius: 2px; }
-.facts { font-size: .92rem; }
-.facts th { font-weight: 400; color: var(--muted); padding: .3rem 1.5rem .3rem 0; white-space: nowrap; }
-.facts td { padding: .3rem 0; overflow-wrap: anywhere; }
-.facts th, .facts td { border: 0; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); }
-@media (max-width: 36rem) { main { padding-top: 1.5rem; } .facts th { white-space: normal; } }
-"""

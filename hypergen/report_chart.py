@@ -23,13 +23,13 @@ STYLE = (
 Point = tuple[float, float]
 
 
-def line_chart(title: str, points: Sequence[Point], x_label: str = "epoch") -> str:
+def line_chart(title: str, points: Sequence[Point], x_label: str = "epoch", span: Point | None = None) -> str:
     """Finite points (x, y), at least one, joined in the order given -> `<svg>`; the y axis includes 0.
 
-    `title` is read out by screen readers.
+    `title` is read out by screen readers; `span` holds the ends of the x axis, those of the points unless given.
     """
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_low, x_high = min(xs), max(xs)
+    x_low, x_high = span or (min(xs), max(xs))
     x_ticks = ticks(x_low, x_high, least_step=1.0 if all(float(x).is_integer() for x in xs) else 0.0)
     y_ticks = ticks(min(0.0, *ys), max(0.0, *ys), reach=True)
     y_low, y_high = y_ticks[0], y_ticks[-1]

@@ -19,7 +19,7 @@ Records = Sequence[Mapping[str, Any]]
 
 NAME_HEAD = "model and decoding"
 MISSING = "-"
-INTERVAL_MEANING = "95 % bootstrap interval of the mean"
+INTERVAL_MEANING = "95 % bootstrap interval of the mean over prompts; without width where all prompts gave the same"
 DROPPED = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")  # reorder text, or break XML
 
 
@@ -28,7 +28,7 @@ class Measure(NamedTuple):
     meaning: str
     is_count: bool = False
     decimals: int = 3
-    """Of the mean; its interval has one less, but at least one."""
+    """Of the mean and of its interval: ends cut to fewer would overlap in print where they do not."""
 
 
 MEASURES: dict[str, Measure] = {
@@ -70,7 +70,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "train_loss": Measure("training loss", "mean cross-entropy on the training sequences, nats per token"),
     "loss": Measure("held-out loss", "mean cross-entropy on sequences never trained on, nats per token"),
-    "perplexity": Measure("perplexity", "exp(held-out loss)"),
+    "perplexity": Measure("perplexity", "exp(held-out loss)", decimals=1),
     "entropy": Measure("entropy", "of the predicted next-token distributions, nats; low is sure"),
     "top1_probability": Measure("top-1", "mean probability of the most likely token"),
     "top3_probability": Measure("top-3", "mean probability of the 3 most likely tokens together"),
@@ -89,7 +89,7 @@ DIVERSITY = ("ttr", "mattr", *(f"distinct_{n}" for n in (1, 2, 3, 4)), "self_ble
 
 DETAILS = frozenset(  # on the page, not on a terminal
     {"rep_2", "rep_3", "mattr", "distinct_1", "distinct_2", "distinct_3", "distinct_4"}
-    | {"top3_probability", "top5_probability", "rank_shift", "override_deep"}
+    | {"perplexity", "top3_probability", "top5_probability", "rank_shift", "override_deep"}
     | {"run_longest", "run_mean", "codebook_use", "codebook_perplexity"}
 )
 
@@ -124,16 +124,15 @@ def columns_of(records: Records, columns: Sequence[str] | None = None) -> list[s
 def mean_text(record: Mapping[str, Any], name: str) -> str:
     """`0.233`, or `-` where there is no number."""
     mean = _part(record, name, "mean")
-    return MISSING if mean is None else _number(mean, name, _decimals(name))
+    return MISSING if mean is None else _number(mean, name)
 
 
 def interval_text(record: Mapping[str, Any], name: str) -> str:
-    """`[0.20, 0.27]`, or nothing where there is no interval."""
+    """`[0.200, 0.274]`, or nothing where there is no interval."""
     low, high = _part(record, name, "low"), _part(record, name, "high")
     if low is None or high is None or _part(record, name, "mean") is None:
         return ""
-    decimals = max(1, _decimals(name) - 1)
-    return f"[{_number(low, name, decimals)}, {_number(high, name, decimals)}]"
+    return f"[{_number(low, name)}, {_number(high, name)}]"
 
 
 def cells(records: Records, columns: Sequence[str] | None = None) -> list[list[str]]:
@@ -170,17 +169,14 @@ def _part(record: Mapping[str, Any], name: str, part: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _decimals(name: str) -> int:
-    return MEASURES[name].decimals if name in MEASURES else Measure(name, "").decimals
-
-
-def _number(value: float, name: str, decimals: int) -> str:
+def _number(value: float, name: str) -> str:
+    measure = MEASURES.get(name, Measure(name, ""))
     if math.isinf(value) or abs(value) >= 1e12:
         return f"{value:.3g}"
-    is_count = name in MEASURES and MEASURES[name].is_count and float(value).is_integer()
+    is_count = measure.is_count and float(value).is_integer()
     if is_count or isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:z.{decimals}f}"
+    return f"{value:z.{measure.decimals}f}"
 
 
 def is_printable(character: str) -> bool:

@@ -18,11 +18,11 @@ import torch
 
 from hypergen import registry
 from hypergen.batches import generator
-from hypergen.config import PAPER_RECIPE, FitConfig, Precision, fill, flag
+from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, FitConfig, Precision, fill, flag
 from hypergen.errors import InputError
+from hypergen.precision import has_bf16_units
 from hypergen.run import check_finished
 
-BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "avx_ne_convert", "bf16", "sve_bf16")  # cpuinfo's names
 OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SHARE = 4  # at most one item in so many is held out
 
@@ -125,7 +125,7 @@ def read_items(adapter: ModuleType, settings: Any, config: FitConfig) -> tuple[A
         return items, None if prompts == OWN else adapter.read(prompts, settings, config.skip_bad)
     if items is None:
         return None, None
-    return split_items(items, config.held_out_samples, config.seed, config.data, "--prompts")
+    return split_items(items, config.held_out_samples or HELD_OUT_SAMPLES, config.seed, config.data, "--prompts")
 
 
 def split_items(
@@ -174,7 +174,7 @@ def pick_device(name: str, precision: Precision = "fp32") -> torch.device:
         raise InputError(f"--device {name}: allowed are auto, cpu, cuda, cuda:N, mps") from error
     if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
         raise InputError(f"--device {name}: this machine has {accelerator or 'only a cpu'}")
-    if precision == "bf16" and device.type == "cpu" and not any(map(torch.cpu.get_capabilities().get, BF16_UNITS)):
+    if precision == "bf16" and device.type == "cpu" and not has_bf16_units(device):
         told = "--precision bf16: this cpu has no bf16 units and is slower with it than with fp32"
         print(f"hypergen: {told}", file=sys.stderr)
     return device

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hypergen.config import Precision
 from hypergen.errors import CheckpointError
 
 BYTES_PER_WEIGHT = 12  # an fp32 weight and the two moments of Adam
@@ -28,6 +29,8 @@ class State:
     """Sum over the running epoch, or the one just ended, of loss times sequences."""
     micro_batch_size: int = 0
     """Sequences that are run through the model together; 0: the whole batch. Halved when memory runs out."""
+    precision: Precision = "auto"
+    """What it computes in; auto: not yet chosen."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights as `weight.NAME`, optimizer state as `optimizer.INDEX.PARAMETER.KEY`."""
 

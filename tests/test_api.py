@@ -101,6 +101,19 @@ def test_no_prompt_comes_from_a_training_sequence(data, prompts, toy_base, tmp_p
     assert len(held_out) > 0 and not rows_of(held_out) & rows_of(run.tokens())
 
 
+@pytest.mark.parametrize("data", ["numbers", "self"])
+def test_more_prompts_than_there_are_are_refused(data, toy_base, tmp_path):
+    """Asked for; the default takes those that there are."""
+    (tmp_path / "five.jsonl").write_text("[1, 2, 3]\n[1, 2, 3, 4]\n[2, 3]\n[4, 5]\n[6, 7]\n")
+    prompts, options = f"{tmp_path}/five.jsonl", {"epochs": 1, "data": data}
+    with pytest.raises(InputError, match=r"^--held-out-samples 6: there are 5 prompts that were not trained on$"):
+        fit(toy_base, tmp_path / "run", prompts=prompts, held_out_samples=6, **options)
+    assert not (tmp_path / "run").exists()
+    run = fit(toy_base, tmp_path / "run", prompts=prompts, held_out_samples=None, **options)
+    assert len(run.tokens(HELD_OUT_TOKENS)) == 5
+    assert run.record["compared"] == "5 prompts of 4 tokens, 12 new tokens each"
+
+
 def test_prompts_that_are_all_trained_on_are_refused(toy_base, tmp_path):
     (tmp_path / "one.jsonl").write_text("[1, 2, 3]\n")
     with pytest.raises(InputError, match="held-out items: all 1 sequences are trained on"):

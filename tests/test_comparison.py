@@ -1,5 +1,7 @@
 """One table on one footing. Alone: pytest tests/test_comparison.py"""
 
+import math
+
 import pytest
 import torch
 
@@ -46,6 +48,16 @@ def test_overlap_stands_beside_diversity_in_every_row():
     assert {"loss", "entropy", "top1_probability"} <= compare.records[0]["values"].keys()
     assert "loss" not in compare.records[1]["values"]
     assert "overlap" in markdown(compare.records).lower()
+
+
+def test_perplexity_is_that_of_the_mean_loss_and_so_is_its_interval():
+    compare = comparison()
+    values = compare.add("greedy", GREEDY, describe_model=True)
+    found, loss = compare.records[0]["values"]["perplexity"], values["loss"].tolist()
+    assert found["mean"] == pytest.approx(math.exp(sum(loss) / len(loss)))
+    draws = torch.randint(10, (1000, 10), generator=torch.Generator().manual_seed(0))  # the definition, on exp of means
+    means = sorted(math.exp(sum(loss[i] for i in draw) / 10) for draw in draws.tolist())
+    assert means[23] <= found["low"] <= means[26] and means[973] <= found["high"] <= means[976]
 
 
 def test_a_quotation_is_seen():

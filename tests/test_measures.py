@@ -14,6 +14,7 @@ from hypergen.measures import (
     diversity,
     mattr,
     mattr_values,
+    perplexity,
     prediction_values,
     predictions,
     repetition,
@@ -136,6 +137,11 @@ def test_predictions_by_hand():
     impossible = predictions(model, torch.tensor([[1, 0]]))
     assert impossible["loss"] == impossible["perplexity"] == inf
     assert impossible["entropy"] == 0
+
+
+def test_perplexity_by_hand():
+    assert perplexity(math.log(13.1)) == pytest.approx(13.1)
+    assert (perplexity(0.0), perplexity(800.0)) == (1.0, math.inf)
 
 
 @pytest.mark.parametrize(("batch_size", "chunk"), [(8, 1024), (3, 7), (1, 1), (100, 33)])

@@ -153,7 +153,12 @@ def test_evaluate_prints_a_table_and_writes_the_figure(text_run, tmp_path, capsy
     disk.check_manifest(tmp_path / "out")
     written = (tmp_path / "out" / "records.md").read_text().splitlines()
     shown = [line for line in lines if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in written] == [line.split("|")[1].strip() for line in shown]
+    table = [line for line in written if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table] == [line.split("|")[1].strip() for line in shown]
+    below = [line for line in lines if not line.startswith("|")][:-1]
+    assert written[len(table) + 1 :] == [f"- {line}" for line in below]
+    assert "4 prompts of 4 tokens, 12 new tokens each" in below
+    assert any(line.startswith("self-BLEU: self:excluded|pool:4|nrefs:3|") for line in below)
     sentences = [line for line in lines if line.startswith("rep-4: hyperfitted greedy")]
     assert [sentence.split(" and ")[1].split(" 0.")[0] for sentence in sentences] == ["base greedy", "base top-p"]
 

@@ -26,7 +26,7 @@ PAYLOADS = [
 ]
 VOID = {"meta", "img"}
 TAGS = "html head meta title style body main header footer section h1 h2 div table thead tbody tr th td small b mark "
-TAGS += "figure figcaption img svg line polyline circle text"
+TAGS += "ul li details summary figure figcaption img svg line polyline circle text"
 FRAGMENT = (
     '<table class="compare"><thead><tr><th>base</th></tr></thead><tbody><tr><td>a <mark>b</mark></td></tr></tbody>'
 )
@@ -103,7 +103,7 @@ def test_a_table_with_intervals_nan_and_missing_values():
     heads, rule, first, second = rows_of(markdown(RECORDS))
     assert heads[1:] == ["TTR", "overlap mean", "overlap max", "overlap > 10", "rep-4", "held-out loss"]
     assert all(re.fullmatch(r"-+:?", cell) for cell in rule)
-    assert first == ["base greedy", "0.233 [0.20, 0.27]", "4.000", "14", "0.000", "-", "3.200"]
+    assert first == ["base greedy", "0.233 [0.200, 0.274]", "4.000", "14", "0.000", "-", "3.200"]
     assert second == ["hyperfitted greedy", "-", "5.250", "-", "-", "0.500", "-"]
 
 
@@ -200,8 +200,8 @@ def test_a_table_too_wide_for_the_terminal_lies_on_its_side(monkeypatch):
     assert any("base greedy" in line and "14" in line for line in wide.splitlines())
     assert any("base greedy" in line and "hyperfitted greedy" in line for line in narrow.splitlines())
     tight = on_screen(monkeypatch, RECORDS, 60)
-    assert re.search(r"0\.233 .*\n.* \[0\.20, 0\.27\] ", tight) and "base greedy" in tight
-    assert "0.233 [0.20, 0.27]" in wide and "0.233 [0.20, 0.27]" in narrow
+    assert re.search(r"0\.233 .*\n.* \[0\.200, 0\.274\] ", tight) and "base greedy" in tight
+    assert "0.233 [0.200, 0.274]" in wide and "0.233 [0.200, 0.274]" in narrow
 
 
 # The page.
@@ -234,7 +234,7 @@ def test_the_page_refers_to_nothing_outside(figure):
 def test_the_page_shows_what_it_was_given():
     html = page("My run", RECORDS, {"base": "text-base", "learning rate": 1e-6, "seed": 12345}, CURVES, FRAGMENT)
     text = " ".join(" ".join(Reader(html).texts).split())
-    for part in ("My run", "0.233 [0.20, 0.27]", "hyperfitted greedy", "3.200 to 0.050", "1e-06", "12345", "Marked"):
+    for part in ("My run", "0.233 [0.200, 0.274]", "hyperfitted greedy", "3.200 to 0.050", "1e-06", "12345"):
         assert part in text
     assert FRAGMENT in html
 
@@ -244,6 +244,21 @@ def test_the_footer_explains_the_measures_shown_and_no_others():
     assert MEASURES["loss"].meaning in footer
     assert MEASURES["ttr"].meaning not in footer and "[low, high]" not in footer
     assert "[low, high]" in page("t", RECORDS, {}, {}, None).split("<footer>")[1]
+
+
+def test_all_measures_are_folded_below_those_that_fit_a_screen():
+    records = [record("base greedy", loss=1.0, rep_2=0.5), record("hyperfitted greedy", loss=2.0, rep_2=0.1)]
+    short, whole = page("t", records, {}, {}, None).split("<details>")
+    assert "held-out loss" in short and "rep-2" not in short
+    assert '<tr><th scope="row">rep-2</th><td>0.500</td><td class="ours">0.100</td></tr>' in whole
+    assert '<tr class="ours"><th scope="row">hyperfitted greedy</th><td>2.000</td></tr>' in short
+    assert "<details>" not in page("t", [record("x", loss=1.0)], {}, {}, None)
+
+
+def test_curves_share_their_epochs():
+    html = page("t", RECORDS, {}, {"a": [(0, 1.0), (4, 2.0)], "b": [(2, 1.0), (4, 2.0)]}, None)
+    first, second = re.findall('points="([0-9.]+),[^"]* ([0-9.]+),', html)
+    assert first[1] == second[1] and float(first[0]) < float(second[0])
 
 
 def test_empty_parts_leave_no_heading():

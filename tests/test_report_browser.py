@@ -9,6 +9,7 @@ import subprocess
 from html import unescape
 
 import pytest
+from PIL import Image
 
 from hypergen import report
 from hypergen.text.page import comparison_table
@@ -32,11 +33,20 @@ def browse(folder, *options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    figure = comparison_table([HOSTILE], {HOSTILE: [HOSTILE]})
+    figure = comparison_table([HOSTILE], {HOSTILE: [f"{HOSTILE} {HOSTILE}"]})
     curves = report.curves([{"epoch": 0, "ttr": 0.2}, {"epoch": 1, "ttr": 0.6, "loss": 3.0}])
     page = report.page(HOSTILE, RECORDS, {"data": HOSTILE}, curves, figure)
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder
+
+
+def test_what_is_repeated_is_seen_coloured(folder):
+    browse(folder, "--window-size=1280,1600", f"--screenshot={folder / 'page.png'}")
+    with Image.open(folder / "page.png") as picture:
+        colors = {color: count for count, color in picture.convert("RGB").getcolors(2**24)}
+    assert picture.size == (1280, 1600)
+    assert colors.get((255, 227, 163), 0) > 500  # --mark of the style sheet, behind the text and in its legend
+    assert colors.get((11, 110, 117), 0) > 50  # --accent, the curves
 
 
 def test_hostile_text_is_shown_and_does_nothing(folder):

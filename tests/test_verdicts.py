@@ -16,9 +16,9 @@ def rows(measure, **intervals):
 def test_lower_higher_or_not_shown():
     lines = verdicts(rows("rep_4", ours=(0.1, 0.2), greedy=(0.5, 0.7), top_p=(0.15, 0.3)))
     assert lines == [
-        "rep-4: hyperfitted greedy 0.150 [0.10, 0.20] and base greedy 0.600 [0.50, 0.70]: "
+        "rep-4: hyperfitted greedy 0.150 [0.100, 0.200] and base greedy 0.600 [0.500, 0.700]: "
         "lower, and the 95 % intervals do not overlap.",
-        "rep-4: hyperfitted greedy 0.150 [0.10, 0.20] and base top-p 0.225 [0.15, 0.30]: "
+        "rep-4: hyperfitted greedy 0.150 [0.100, 0.200] and base top-p 0.225 [0.150, 0.300]: "
         "the 95 % intervals overlap, so a difference is not shown.",
     ]
     (line,) = verdicts(rows("rep_4", ours=(0.5, 0.7), greedy=(0.1, 0.2)))

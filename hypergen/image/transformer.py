@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypergen.attention import causal_attention
 from hypergen.errors import InputError
 from hypergen.lean import LeanBlock, LeanModel, LeanState, Product, rms_norm, weights_version
 
@@ -80,7 +81,7 @@ class Attention(nn.Module):
         batch, length, _ = hidden.shape
         heads = self.c_attn(hidden).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = heads.unbind()
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=self.scale)
+        mixed = causal_attention(queries, keys, values, self.scale)
         return self.c_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -15,7 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from hypergen import extras
-from hypergen.image.distances import LEAST_FOR_FID, NEIGHBOURS, coverage_values, fid, kid, nearest_training_values
+from hypergen.image.distances import (
+    LEAST_FOR_FID,
+    NEIGHBOURS,
+    coverage_values,
+    fid,
+    kid_values,
+    nearest_training_values,
+)
 from hypergen.image.features import LABEL, features
 from hypergen.image.pixels import to_pixels
 
@@ -26,27 +33,30 @@ Draw = Callable[[Sequence[Tensor], Tensor], list[Image.Image]]  # prompts (P,) e
 class ImageYardstick:
     """Completed pictures against the codec's own rendering of training pictures and originals, so that what the codec
     loses counts on neither side; see `modality.Yardstick`. Completions of the originals' own prompts share those, which
-    makes the two sets more alike than independent ones, for every model by as much."""
+    makes the two sets more alike than independent ones, for every model by as much. Of the originals themselves only
+    `nearest_training` is measured: a set beside itself has precision and recall 1 and a KID below 0, whatever it is."""
 
     def __init__(self, draw: Draw, training: Tensor, originals: Tensor, width: int):
         """Training (N, T) and originals (M, T), start token included, on a grid `width` codes wide."""
-        self._draw, self._width = draw, width
+        self._draw, self._width, self._originals = draw, width, originals
         self._training = self._pixels(training[:, :1], training[:, 1:])
         real = features(self._pixels(originals[:, :1], originals[:, 1:]))
         self._centre, self._scale = real.mean(0), real.std(0, correction=0).clamp(min=1e-6)
         self._real = self._scaled(real)
 
     def measure(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Prompts (B, P), completions (B, S) -> `nearest_training`, `precision` (B,), `recall` (M,), `kid`, `fid`."""
+        """(B, P) and completions (B, S) -> `nearest_training`, `precision`, `kid` (B,), `recall` (M,), `fid` ()."""
         pixels = self._pixels(prompts, completions)
-        generated = self._scaled(features(pixels))
         first_row = (prompts.shape[1] - 1) // self._width * (pixels.shape[3] // self._width)
         values = {"nearest_training": nearest_training_values(pixels, self._training, first_row)}
+        if torch.cat([prompts, completions], 1).equal(self._originals):
+            return values
+        generated = self._scaled(features(pixels))
         count = min(len(generated), len(self._real))
         if count > NEIGHBOURS:
             values |= coverage_values(generated, self._real)
-        if count > 1 and extras.is_installed("torchmetrics"):
-            values["kid"] = torch.tensor(kid(generated, self._real), dtype=torch.float64)
+        if count > 2 and extras.is_installed("torchmetrics"):
+            values["kid"] = kid_values(generated, self._real)
             if count >= LEAST_FOR_FID:
                 values["fid"] = torch.tensor(fid(generated, self._real), dtype=torch.float64)
         return values

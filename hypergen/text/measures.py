@@ -113,6 +113,7 @@ class TextYardstick:
     """Completions against the training texts, against the originals and against each other; see `modality.Yardstick`.
 
     MAUVE's features come from a copy of the model as it is now, so that hyperfitting it does not change the measure.
+    The originals have none: beside themselves it is 1, whatever they are.
     """
 
     def __init__(
@@ -131,8 +132,8 @@ class TextYardstick:
                 "self_bleu": self_bleu_values(texts),
                 "dataset_bleu": self._references.bleu_values(texts),
             }
-        if self._features is not None:
-            generated = torch.cat([prompts, completions], 1)
+        generated = torch.cat([prompts, completions], 1)
+        if self._features is not None and not generated.equal(self._originals[:, : generated.shape[1]]):
             values["mauve"] = torch.tensor(mauve(self._features, self._originals, generated), dtype=torch.float64)
         return values
 

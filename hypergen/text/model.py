@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hypergen.errors import InputError
 from hypergen.lean import LeanModel, LeanState, weights_version
-from hypergen.text import anatomy, lean
+from hypergen.text import anatomy, attention, lean
 from hypergen.text.cache import new_cache, select_rows
 
 PROBE_LENGTH = 8
@@ -54,6 +54,7 @@ class TextModel(nn.Module):
         self.causal = causal
         anatomy.disable_randomness(causal)
         anatomy.silence_padding_warning(causal)
+        attention.use(causal)
         self.context_length = anatomy.context_length(anatomy.text_config(causal))
         self._finish = anatomy.finish(causal)
         self._sound_cuts: set[int] = set()
@@ -250,7 +251,9 @@ class TextModel(nn.Module):
         self._anatomy = anatomy.study(self.causal, lambda: self.hidden(probe))
         entry = inspect.signature((self.causal if self._full_logits else anatomy.body(self.causal)).forward).parameters
         self._takes_positions = "position_ids" in entry
-        self._cache_argument = next((name for name in ("past_key_values", "cache_params") if name in entry), None)
+        self._cache_argument = next(
+            (name for name in ("cache", "past_key_values", "cache_params") if name in entry), None
+        )
         self._packed = (
             weights_version(self.causal),
             None,

@@ -12,17 +12,21 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 NGRAM = 4  # words
+LEGEND = f"<caption><mark>Marked</mark>: {NGRAM} or more words that the same text has said before.</caption>\n"
 WORD = re.compile(r"\S+")
 KEPT_CONTROLS = "\n\t"
 DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # could reorder the page
 
 
 def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
-    """Prompts, and continuations by column title, equally many in each -> a table, one row an example."""
+    """Prompts, and continuations by column title, equally many in each -> a table, one row an example; with a legend
+    where something is marked."""
     titles = "".join(f"<th>{escape(printable(title))}</th>" for title in ("prompt", *columns))
     rows = zip(map(_escaped, prompts), *(map(_marked, texts) for texts in columns.values()), strict=True)
     lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="compare">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>\n'
+    legend = LEGEND if "<mark>" in lines else ""
+    head = f"{legend}<thead><tr>{titles}</tr></thead>"
+    return f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n'
 
 
 def _escaped(text: str) -> str:

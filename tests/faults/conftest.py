@@ -14,7 +14,7 @@ from tests.faults.inject import WRITING, Fault
 
 OPTIONS = (
     "--data numbers --num-samples 24 --batch-size 8 --epochs 20 --learning-rate 3e-3 --target-loss 0 "
-    "--held-out-samples 4 --max-new-tokens 4 --device cpu --checkpoint-every 1"
+    "--held-out-samples 4 --max-new-tokens 4 --device cpu --precision fp32 --checkpoint-every 1"
 )
 STEPS = 60
 SAMPLE = 3  # cases of a long row that always run

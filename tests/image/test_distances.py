@@ -7,7 +7,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from hypergen import extras
 from hypergen.errors import InputError
-from hypergen.image.distances import coverage_values, fid, kid, nearest_training_values
+from hypergen.image.distances import coverage_values, fid, kid, kid_values, nearest_training_values
 from hypergen.image.features import features, network
 from tests.image.tiny import smooth_pixels
 
@@ -33,6 +33,24 @@ def test_kid_against_its_formula():
     within = sum(kernel(part[i], part[j]) for part in (generated, real) for i in range(20) for j in range(20) if i != j)
     across = sum(kernel(x, y) for x in generated for y in real)
     assert kid(*two_sets(20, 30)) == pytest.approx(within / (20 * 19) - 2 * across / 400)
+
+
+def test_kid_shared_out_by_leaving_each_picture_out():
+    generated, real = (part.double() for part in two_sets(12, 15))
+    found, whole = kid_values(generated, real), kid(generated, real)
+    assert found.mean().item() == pytest.approx(whole)
+    kept = [[other for other in range(12) if other != one] for one in range(12)]
+    left = torch.tensor([kid(generated[rows], real[rows]) for rows in kept], dtype=torch.float64)
+    torch.testing.assert_close(found, whole + 11 * (left.mean() - left))
+    with pytest.raises(InputError, match="interval of KID of 2 against 5 pictures: at least 3"):
+        kid_values(*two_sets(2, 5))
+
+
+def test_the_spread_of_what_is_shared_out_is_that_of_kid():
+    draws = [two_sets(50, 50, seed=seed) for seed in range(200)]
+    spread = torch.tensor([kid(*draw) for draw in draws]).std().item()
+    errors = torch.stack([kid_values(*draw).std() / 50**0.5 for draw in draws])
+    assert errors.square().mean().sqrt().item() == pytest.approx(spread, rel=0.25)
 
 
 def test_kid_refuses_a_single_picture():

@@ -127,4 +127,5 @@ def test_mauve_s_features_do_not_change_with_the_model():
         for weight in modality.model.parameters():
             weight.mul_(-0.1)
     assert yardstick.measure(tokens[:, :4], tokens[:, 4:])["mauve"] == before
+    assert "mauve" not in yardstick.measure(tokens.flip(1)[:, :4], tokens.flip(1)[:, 4:9])  # the originals themselves
     assert "40 against 40 texts" in yardstick.notes(40)["mauve"] and "4 clusters" in yardstick.notes(40)["mauve"]

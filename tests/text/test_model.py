@@ -81,7 +81,10 @@ def test_logits_are_those_of_the_wrapped_model(pair):
     with torch.no_grad():
         assert torch.equal(model(_tokens()), causal(input_ids=_tokens()).logits)
     assert (model.num_tokens, model.context_length) == (tiny.NUM_TOKENS, tiny.CONTEXT)
-    assert not model._full_logits and model._cache_argument == "past_key_values"  # none of these needs a fallback
+    assert not model._full_logits and model._cache_argument in (
+        "cache",
+        "past_key_values",
+    )  # none of these needs a fallback
 
 
 def test_greedy_ids_are_those_of_transformers_generate(pair):

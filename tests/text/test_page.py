@@ -41,7 +41,7 @@ def test_nothing_in_a_text_becomes_markup(payload):
     for prompt, title, text in ((payload, "a", "b"), ("a", payload, "b"), ("a", "b", payload), ("a", "b", repeated)):
         found = _Tags()
         found.feed(page.comparison_table([prompt], {title: [text]}))
-        assert set(found.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "mark"}
+        assert set(found.tags) <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "mark"}
         assert found.attributes == [("class", "compare")]
         assert not any(
             (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c in "\u202e\u2066" for c in found.text
@@ -53,6 +53,12 @@ def test_one_row_an_example_one_column_a_title():
     found.feed(page.comparison_table(["a", "b", "c"], {"before": ["d", "e", "f"], "after": ["g", "h", "i"]}))
     assert (found.tags.count("th"), found.tags.count("tr"), found.tags.count("td")) == (3, 4, 9)
     assert "".join(found.text.split()) == "promptbeforeafteradgbehcfi"
+
+
+def test_what_a_mark_means_is_said_where_there_is_one():
+    legend = "<caption><mark>Marked</mark>: 4 or more words that the same text has said before.</caption>"
+    assert legend in page.comparison_table(["a"], {"b": ["so it goes on so it goes on"]})
+    assert "Marked" not in page.comparison_table(["a"], {"b": ["so it goes on"]})
 
 
 def test_repeats_are_marked_from_the_second_time_on():

@@ -1,0 +1,77 @@
+"""The presets of the cross-domain suite: which bases, how they are hyperfitted, how many prompts, which seeds.
+
+Does not know: what is done with them (`cross_domain`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+PICTURES, TEXTS = "--image-data", "--text-data"  # stand for what the user gives
+SELF = "self"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """One base and how it is hyperfitted."""
+
+    name: str
+    options: dict[str, Any]
+    """Keywords of `hypergen.fit` that all its trainings share."""
+    data: str = SELF
+    """What the run of the table is trained on."""
+    other_data: str = SELF
+    """What the row about data is trained on."""
+    other_layers: int = 2
+    """Last blocks that the row about layers trains; 0: all."""
+    count: int = 64
+    new_tokens: tuple[int | None, ...] = (None,)
+    """Lengths of the completions; None: 96, or the rest of the picture."""
+
+
+TINY = (
+    # The card of the text base trains its last 2 blocks, that of the image base all.
+    Base(name="text", options={"modality": "text"}, other_data="stories", other_layers=0),
+    Base(name="image", options={"modality": "image"}, other_data=PICTURES, count=128),
+)
+SMALL_COUNTS = (120, 256)  # the stories that are held out give 126 prompts
+PAPER_FIT = {"precision": "bf16"}
+PRESETS: dict[str, tuple[tuple[Base, ...], tuple[int, ...]]] = {
+    # Bases and seeds.
+    "tiny": (TINY, (0,)),
+    "small": (tuple(replace(base, count=count) for base, count in zip(TINY, SMALL_COUNTS, strict=True)), (0, 1, 2)),
+    "paper": (
+        (
+            Base(
+                name="tinyllama",
+                options={"modality": "text", "model": "TinyLlama/TinyLlama_v1.1", **PAPER_FIT},
+                data=TEXTS,
+                other_layers=5,
+                count=300,
+                new_tokens=(128, 256),
+            ),
+            Base(
+                name="llama-3.1-8b",  # fp32 weights and Adam: about 128 GB
+                options={"modality": "text", "model": "meta-llama/Llama-3.1-8B", **PAPER_FIT},
+                data=TEXTS,
+                other_layers=5,
+                count=300,
+                new_tokens=(128, 256),
+            ),
+            Base(
+                name="imagegpt-small",  # the paper does not say its learning rate for pictures: that for text
+                options={
+                    "modality": "image",
+                    "model": "openai/imagegpt-small",
+                    "allow_pickle_weights": True,  # of OpenAI, from before safetensors
+                    **PAPER_FIT,
+                },
+                data="cifar10",
+                other_layers=5,
+                count=300,
+            ),
+        ),
+        (0,),
+    ),
+}
