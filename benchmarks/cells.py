@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hypergen import report
 from hypergen.comparison import summaries
+from hypergen.disk import write_file
 
 FORMAT = 3  # of a record; part of its plan, so that records of an earlier form are computed again
 
@@ -145,7 +146,15 @@ def slug(name: str) -> str:
 
 
 def write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Whole or not at all, also when the power fails."""
+    content = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda temporary: temporary.write_text(content))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote; nothing where there is no such file or something has damaged it."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cells import FORMAT, Cell, described, rounded, section, short_hash, slug, tensor_of, write
+from cells import FORMAT, Cell, described, read, rounded, section, short_hash, slug, tensor_of, write
 from presets import PICTURES, PRESETS, SELF, TEXTS, Base
 from torch import Tensor
 
@@ -240,7 +240,7 @@ class Contest:
     def recorded(self, row: Row, new: int | None, records: Path) -> Cell | None:
         """The cell on the disk, where it is of this plan."""
         path = self.path(row, new, records)
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        found = read(path)
         return Cell(**found) if found.get("plan") == self.plan(row, new) else None
 
     def path(self, row: Row, new: int | None, records: Path) -> Path:
@@ -266,8 +266,7 @@ class Contest:
         _ = self[row.model]  # training and loading are not the row's time
         started = time.perf_counter()
         values = lineup.add(compare, row, self)
-        times = json.loads((records / "times.json").read_text()) if (records / "times.json").is_file() else {}
-        write(records / "times.json", times | {name: round(time.perf_counter() - started, 2)})
+        write(records / "times.json", read(records / "times.json") | {name: round(time.perf_counter() - started, 2)})
         return values
 
     def facts(self, trained: Any) -> dict[str, Any]:

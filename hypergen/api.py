@@ -28,15 +28,16 @@ from hypergen.config import (
     fill,
     flag,
 )
-from hypergen.disk import check_space
+from hypergen.disk import bytes_in, check_space
 from hypergen.errors import InputError
 from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
+from hypergen.launcher import are_several
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, checked_ids, stored_tokens
 from hypergen.looks import Looks
 from hypergen.measures import predictions
 from hypergen.own_samples import draw
-from hypergen.processes import Processes, are_several, join
-from hypergen.record import facts_of, fixed, fixed_data, lasting, machine, write_base, write_run
+from hypergen.processes import Processes, join
+from hypergen.record import facts_of, fixed, fixed_data, fixed_weights, lasting, machine, write_base, write_run
 from hypergen.resolve import (
     embedded_base,
     fit_recipe,
@@ -85,8 +86,10 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         modality = adapter.load(base, settings, config.allow_pickle_weights)
         _check_last_layers(modality.model, config.last_layers or 0)
         modality.model.to(device)
-        _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
+        if processes.is_first:
+            _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
         tokens = _training(modality, training_items, config)
+        processes.check_equal("training sequences", fixed_data(tokens))
         count = config.held_out_samples or HELD_OUT_SAMPLES
         held_out = _held_out(modality, held_out_items, count, config.seed, tokens)
         require_count("--held-out-samples", config.held_out_samples, held_out)
@@ -98,7 +101,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         facts = facts_of(name, config, settings, tokens, device) | {"base": lasting(base) if config.model else name}
         checkpoints = Checkpoints(
             folder=folder / run.CHECKPOINTS,
-            facts=fixed(config, settings) | fixed_data(tokens),
+            facts=fixed(config, settings) | fixed_data(tokens) | fixed_weights(modality.model, config.last_layers or 0),
             machine=machine(device) | {"processes": processes.count},
             resume=config.resume,
             signals=signals,
@@ -247,8 +250,9 @@ def _baseline(folder: Path, asked: str | None, name: str) -> str:
         InputError: the run does not say it and nobody else does, or it is of another modality.
     """
     base = asked or read_record(str(folder)).get("base")
-    if base is None:
+    if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from; give --baseline")
+    run.check_finished(Path(base))
     found = registry.identify(Path(base)) if Path(base).is_dir() else None
     if found not in (None, name):
         raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
@@ -297,9 +301,11 @@ def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | 
 
 
 def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int) -> None:
-    """Room for the result, and for the checkpoints that are kept while another one is written."""
+    """Room for the result, and for the checkpoints that are kept while another one is written; a resumed run has some
+    of them already."""
     result = 4 * sum(parameter.numel() for parameter in model.parameters())
-    check_space(folder, result + state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1))
+    states = state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1)
+    check_space(folder, result + max(state_bytes(model, last_layers), states - bytes_in(folder / run.CHECKPOINTS)))
 
 
 def _train(
@@ -320,7 +326,7 @@ def _train(
         modality.model,
         tokens,
         plan,
-        label="pretrain" if plan.pretraining else "hyperfit",
+        label="" if not processes.is_first else "pretrain" if plan.pretraining else "hyperfit",
         state=state,
         stop_signal=checkpoints.signals.number,
         whole_steps=checkpoints.signals.noting(),

@@ -91,15 +91,19 @@ class Checkpoints:
             stored = numbers["facts"].get(name)
             if stored != value:
                 raise InputError(f"--resume: {self.folder} was started with {name} {stored}, not {value}")
-        pairs = [(name, numbers["machine"].get(name), new) for name, new in self.machine.items()]
-        changes = [f"{name} {former} -> {new}" for name, former, new in pairs if former != new]
-        if changes:
-            print(f"hypergen: --resume: not bit for bit: {printable(', '.join(changes))}", file=sys.stderr)
+        tell_changes("--resume", numbers["machine"], self.machine)
 
     def _found(self) -> list[Path]:
         """Newest first."""
         found = [path for path in self.folder.glob("step-*") if path.name[5:].isdecimal()]
         return sorted(found, key=_step, reverse=True)
+
+
+def tell_changes(where: str, former: dict[str, Any], machine: dict[str, Any]) -> None:
+    """One line where a job goes on on another machine than it began on, so that its last bits may differ."""
+    changes = [f"{name} {former.get(name)} -> {new}" for name, new in machine.items() if former.get(name) != new]
+    if changes:
+        print(f"hypergen: {printable(f'{where}: not bit for bit: ' + ', '.join(changes))}", file=sys.stderr)
 
 
 def _read(checkpoint: Path) -> tuple[State, dict[str, Any]]:

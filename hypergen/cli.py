@@ -8,6 +8,7 @@ Does not know: what any option means. Imports no torch, so that `--help` is quic
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -21,7 +22,7 @@ from tyro.conf import OmitArgPrefixes as Flat
 from hypergen import registry
 from hypergen.arguments import check_flags, one_line, typed_flags, with_config
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, flag, require_at_least
-from hypergen.errors import HypergenError, InputError
+from hypergen.errors import DiskError, HypergenError, InputError
 from hypergen.scrub import scrub
 from hypergen.signals import SignalWatch
 from hypergen.versions import require_versions
@@ -121,6 +122,8 @@ class Generate:
     """Bad rows or pictures of --prompts that are passed over and counted, at most."""
     allow_pickle_weights: bool = False
     """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
+    verify: bool = False
+    """Compare every file of the run with its manifest (SHA-256) first; exit code 3 where one differs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     decoding: Flat[DecodingConfig] = field(default_factory=DecodingConfig)
@@ -148,6 +151,8 @@ class Evaluate:
     evaluate: Flat[EvaluateConfig] = field(default_factory=EvaluateConfig)
     output: str | None = None
     """Folder for the records and the figure, new or empty."""
+    verify: bool = False
+    """Compare every file of the run with its manifest (SHA-256) first; exit code 3 where one differs."""
     json: bool = False
     """Print the records as JSON."""
     config: ConfigFile = None
@@ -165,6 +170,7 @@ VERBS: dict[str, Callable[..., Any]] = {"pretrain": Pretrain, "fit": Fit, "gener
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (see `hypergen.errors`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _be_able_to_print()
     try:
         with SignalWatch():
             command = parse(arguments)
@@ -177,7 +183,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        print(f"hypergen: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what waits to be written would fail once more
+        return DiskError.exit_code
     return 0
+
+
+def _be_able_to_print() -> None:
+    """A closed standard output takes everything, and one of few characters gets others as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse(arguments: list[str]) -> Any:

@@ -7,14 +7,16 @@ Shape letters: N examples, P prompt, S completion.
 
 from __future__ import annotations
 
-import json
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from hypergen.errors import InputError
+from hypergen.lines import check_length, read_lines
+from hypergen.strict_json import parse_object
 
 
 def read_completions(source: str, prompts: Tensor, num_new: int, num_tokens: int) -> Tensor:
@@ -26,33 +28,32 @@ def read_completions(source: str, prompts: Tensor, num_new: int, num_tokens: int
         InputError: the file is not there, is empty or malformed, has fewer lines than prompts, answers another prompt,
             or a completion is too short or has ids outside 0 to num_tokens - 1.
     """
+    where = f"--completions {source}"
+    found: list[list[int]] = []
     try:
-        lines = [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--completions {source}: cannot be read ({error})") from error
-    if not lines:
-        raise InputError(f"--completions {source}: is empty")
-    if len(lines) < len(prompts):
-        raise InputError(f"--completions {source}: has {len(lines)} completions, {len(prompts)} prompts are compared")
-    rows = zip(lines, prompts.tolist(), strict=False)
-    found = [
-        _read_line(line, prompt, num_new, f"--completions {source}, line {n}")
-        for n, (line, prompt) in enumerate(rows, 1)
-    ]
+        if Path(source).exists() and not Path(source).is_file():  # a pipe would be waited for
+            raise InputError(f"{where}: cannot be read (not a regular file)")
+        for number, _, line in islice(read_lines(Path(source)), len(prompts)):
+            place = f"{where}, line {number}"
+            found.append(_read_line(line, prompts[len(found)].tolist(), num_new, place))
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise InputError(f"{where}: is empty")
+    if len(found) < len(prompts):
+        raise InputError(f"{where}: has {len(found)} completions, {len(prompts)} prompts are compared")
     tokens = torch.tensor(found)
     if int(tokens.min()) < 0 or int(tokens.max()) >= num_tokens:
-        raise InputError(f"--completions {source}: has ids outside 0 to {num_tokens - 1}")
+        raise InputError(f"{where}: has ids outside 0 to {num_tokens - 1}")
     return tokens
 
 
-def _read_line(line: str, prompt: list[int], num_new: int, where: str) -> list[int]:
-    try:
-        record = json.loads(line)
-        begin, tokens = record["prompt_tokens"], record["completion_tokens"]
-        if not _are_ids(begin) or not _are_ids(tokens):
-            raise TypeError
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{where}: must have prompt_tokens and completion_tokens, lists of ids") from error
+def _read_line(line: bytes, prompt: list[int], num_new: int, where: str) -> list[int]:
+    check_length(where, line)
+    record = parse_object(where, line.strip())
+    begin, tokens = record.get("prompt_tokens"), record.get("completion_tokens")
+    if not _are_ids(begin) or not _are_ids(tokens):
+        raise InputError(f"{where}: must have prompt_tokens and completion_tokens, lists of ids")
     if begin != prompt:
         raise InputError(f"{where}: its prompt is not the one that is compared; generate with the same run and prompts")
     if len(tokens) < num_new:
@@ -60,5 +61,5 @@ def _read_line(line: str, prompt: list[int], num_new: int, where: str) -> list[i
     return tokens[:num_new]
 
 
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, int) and abs(one) < 2**63 for one in value)
+def _are_ids(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(one) is int and abs(one) < 2**63 for one in value)

@@ -62,6 +62,11 @@ def check_space(folder: Path, needed: int) -> None:
         raise DiskError(f"{folder}: {needed:,} bytes are needed for checkpoints and the result, {free:,} are free")
 
 
+def bytes_in(folder: Path) -> int:
+    """What the files below a folder take; nothing where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _free(folder: Path) -> str:
     """How much is left on the disk of the nearest folder that exists."""
     place = next((path for path in (folder, *folder.parents) if path.exists()), None)
@@ -126,6 +131,15 @@ def publish(folder: Path, write: Callable[[Path], object]) -> None:
             os.replace(former, folder)
         remove(temporary)  # is there only after a failure
         remove(former)
+
+
+def remove_leftovers(path: Path) -> None:
+    """What processes that were killed in `write_file` or `publish` left beside; only for who owns the path alone."""
+    name = re.escape(path.name)
+    pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+-{name}|{name}-\d+(-former)?)")
+    for leftover in path.parent.glob(f"{TEMPORARY}*"):
+        if pattern.fullmatch(leftover.name):
+            remove(leftover)
 
 
 def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:

@@ -2,7 +2,7 @@
 
 Beside the output lies `OUTPUT.unfinished`, JSON lines: what the completions depend on, then one line a decoded batch.
 It goes when the output is written. Whole batches are kept, so a continued job decodes the same batches as an
-uninterrupted one and ends in the same ids.
+uninterrupted one and ends in the same ids; on another machine it says what differs and goes on.
 Does not know: models, strategies, what is written in the end.
 
 Shape letters: B batch, S completion.
@@ -21,7 +21,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from hypergen.disk import MANIFEST, disk_errors
+from hypergen.checkpoints import tell_changes
+from hypergen.disk import MANIFEST, disk_errors, remove_leftovers
 from hypergen.errors import InputError
 from hypergen.run import own
 
@@ -29,11 +30,14 @@ Keep = Callable[[list[int], Callable[[], Tensor]], Tensor]  # rows of a batch, h
 
 
 @contextmanager
-def kept(output: Path | None, model: Path, options: dict[str, Any], rows: list[Tensor]) -> Iterator[Keep]:
+def kept(
+    output: Path | None, model: Path, options: dict[str, Any], rows: list[Tensor], machine: dict[str, Any]
+) -> Iterator[Keep]:
     """`with kept(...) as keep: ids = keep(batch, decode)`; without an output nothing is kept.
 
     Args:
         model, options, rows: what the completions depend on: a folder or hub id, JSON values, the prompts.
+        machine: of what their last bits depend on; told when it differs.
 
     Raises:
         InputError: the file holds completions of something else.
@@ -47,7 +51,8 @@ def kept(output: Path | None, model: Path, options: dict[str, Any], rows: list[T
         path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path), open(path, "a+", errors="replace") as file:
         own(path, file)
-        head = json.dumps({"of": _digest(model, options, rows)}) + "\n"
+        remove_leftovers(output)
+        head = {"of": _digest(model, options, rows), "machine": machine}
         done = _read(path, file, head)
 
         def keep(batch: list[int], decode: Callable[[], Tensor]) -> Tensor:
@@ -55,7 +60,7 @@ def kept(output: Path | None, model: Path, options: dict[str, Any], rows: list[T
                 return done[tuple(batch)]
             ids = decode()
             line = json.dumps({"rows": batch, "ids": ids.tolist()}) + "\n"
-            _append(file, line if os.fstat(file.fileno()).st_size else head + line)
+            _append(file, line if os.fstat(file.fileno()).st_size else json.dumps(head) + "\n" + line)
             return ids
 
         try:
@@ -75,24 +80,24 @@ def decode_all(batch: list[int], decode: Callable[[], Tensor]) -> Tensor:
     return decode()
 
 
-def _read(path: Path, file: IO[str], head: str) -> dict[tuple[int, ...], Tensor]:
+def _read(path: Path, file: IO[str], head: dict[str, Any]) -> dict[tuple[int, ...], Tensor]:
     """The batches of earlier processes; half a line, left by a killed one, is cut off."""
     file.seek(0)
     lines = file.read().splitlines(keepends=True)
-    if head.startswith("".join(lines)):  # nothing yet, or a process was killed at once
+    if f"{json.dumps(head)}\n".startswith("".join(lines)):  # nothing yet, or a process was killed at once
         file.truncate(0)
         return {}
     if not lines[-1].endswith("\n"):
         lines.pop()
     try:
-        first, *others = lines
-        batches = [json.loads(line) for line in others]
+        first, *batches = map(json.loads, lines)
         done = {tuple(batch["rows"]): torch.tensor(batch["ids"], dtype=torch.long) for batch in batches}
-        is_ours = first == head
-    except (ValueError, TypeError, LookupError):  # no lines as well
+        is_ours, former = first["of"] == head["of"], dict(first["machine"])
+    except (ValueError, TypeError, LookupError, RecursionError):  # no lines as well
         is_ours = False
     if not is_ours:
         raise InputError(f"{path}: holds completions of another model, options or prompts; remove it to start anew")
+    tell_changes(str(path), former, head["machine"])
     file.truncate(sum(map(len, lines)))  # JSON is ASCII here: as many bytes
     return done
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hypergen import api, registry, report, run
-from hypergen.disk import disk_errors, publish, write_file
+from hypergen.disk import check_manifest, disk_errors, publish, write_file
 from hypergen.errors import InputError
 from hypergen.kept_completions import kept
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import trim
+from hypergen.record import machine
 from hypergen.report_table import is_printable, printable
-from hypergen.resolve import refuse_empty, stored_settings
+from hypergen.resolve import pick_device, refuse_empty, stored_settings
 
 if TYPE_CHECKING:
     from hypergen.cli import Evaluate, Generate
@@ -34,6 +35,8 @@ def generate(command: Generate) -> None:
     items = _items(command, name, settings)
     if command.decoding.block_citations:
         stored_tokens(Path(command.run), TRAINING_TOKENS)
+    if command.verify:
+        check_manifest(Path(command.run))
     loaded = api.load(
         command.run,
         modality=name,
@@ -43,7 +46,8 @@ def generate(command: Generate) -> None:
     )
     rows = loaded.prompt_rows(items)[: command.count]
     decoding = asdict(command.decoding)
-    with kept(target, Path(command.run), decoding | {"new": command.max_new_tokens}, rows) as keep:
+    options = decoding | {"new": command.max_new_tokens}
+    with kept(target, Path(command.run), options, rows, machine(pick_device(command.device))) as keep:
         completions = loaded.complete(rows, command.max_new_tokens, keep=keep, **decoding)
         _deliver(command, loaded, rows, completions)
 
@@ -90,6 +94,8 @@ def evaluate(command: Evaluate) -> None:
     folder = Path(command.output) if command.output else None
     if folder is not None:
         run.check_output(folder, resume=False)
+    if command.verify:
+        check_manifest(Path(command.run))
     compared = api.evaluate(command.run, command.evaluate)
     if command.json:
         print(json.dumps(compared.records))
@@ -106,7 +112,7 @@ def write_comparison(folder: Path, compared: Any) -> None:
     """`records.json`, `records.md` (with what the intervals say and how the numbers were made) and the figure."""
     (folder / "records.json").write_text(json.dumps(compared.records, indent=1))
     below = "".join(f"- {line}\n" for line in (*report.verdicts(compared.records), *_noted(compared)))
-    (folder / "records.md").write_text(f"{report.markdown(compared.records)}\n{below}")
+    (folder / "records.md").write_text(f"{report.markdown(compared.records)}\n{below}", encoding="utf-8")
     figure = compared.figure()
     if not isinstance(figure, str):
         figure.save(folder / "grid.png")

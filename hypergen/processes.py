@@ -8,16 +8,20 @@ Does not know: losses, models, files. One process needs none of this, and accele
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hypergen.errors import HypergenError
+from hypergen.launcher import are_several, remark
+
+LONGEST_WAIT = timedelta(hours=2)  # of the others while the first one measures; nccl's own 10 minutes are too few
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,21 @@ class Processes:
             told = gather_object([(signal, stopped_by)])
         return max((one or 0 for one, _ in told)) or None, told[0][1]
 
+    def check_equal(self, what: str, value: Any) -> None:
+        """Training on different things would go on without a word, and be neither.
+
+        Raises:
+            HypergenError: the value is not the same in all processes.
+        """
+        if self.count == 1:
+            return
+        from accelerate.utils import gather_object
+
+        with _all_there():
+            told = gather_object([value])
+        if others := [rank for rank, one in enumerate(told) if one != told[0]]:
+            raise HypergenError(f"{what}: those of process {others[0]} differ from those of process 0")
+
     def same(self, value: Any) -> Any:
         """What the first process has."""
         if self.count == 1:
@@ -77,18 +96,16 @@ class Processes:
             raise SystemExit(0)
 
 
-def are_several() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join(device: str) -> Processes:
     """The processes that a launcher started together; one where there was none."""
     if not are_several():
+        if (line := remark()) is not None:
+            print(f"hypergen: {line}", file=sys.stderr)
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu" or torch.accelerator.current_accelerator(check_available=True) is None)
+    on_cpu = device == "cpu" or torch.accelerator.current_accelerator(check_available=True) is None
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
     return Processes(state.process_index, state.num_processes)
 
 

@@ -59,6 +59,19 @@ def fixed_data(pixels_or_tokens: Tensor) -> dict[str, str]:
     return {"training data of SHA-256": sha256(pixels_or_tokens)}
 
 
+def fixed_weights(model: Any, last_layers: int) -> dict[str, str]:
+    """The same for what is not trained and so not in a checkpoint either: the weights below the last layers."""
+    if not last_layers:
+        return {}
+    trained = {id(weight) for part in (*model.blocks[-last_layers:], *model.tail) for weight in part.parameters()}
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if id(weight) not in trained:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+    return {"frozen weights of SHA-256": digest.hexdigest()}
+
+
 def sha256(values: Tensor) -> str:
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 

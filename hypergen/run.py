@@ -7,6 +7,7 @@ Does not know: models, modalities, what a metric means, how a folder is publishe
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,7 @@ from hypergen.disk import MANIFEST, TEMPORARY, disk_errors, remove, sync, twice,
 from hypergen.errors import InputError, LockedError
 
 METRICS, LOCK, RECORD, CHECKPOINTS = "metrics.jsonl", ".lock", "hypergen.json", "checkpoints"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -36,7 +38,7 @@ def check_output(folder: Path, resume: bool) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder}: is a file; a new or empty folder is needed")
         if (folder / LOCK).is_file():
-            with open(folder / LOCK) as handle:
+            with open(folder / LOCK, "r+") as handle:  # NFS locks only what may be written
                 own(folder, handle)
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     content = {name for name in names if name != LOCK and not name.startswith(TEMPORARY)}  # what a killed one left
@@ -85,7 +87,11 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with handle:
             with disk_errors(folder):
-                own(folder, handle)
+                try:
+                    own(folder, handle)
+                except InputError:  # nobody can own it
+                    (folder / LOCK).unlink()
+                    raise
                 handle.truncate(0)
                 handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 handle.flush()
@@ -106,11 +112,17 @@ def own(path: Path, handle: IO[str]) -> None:
 
     Raises:
         LockedError: another process has it.
+        InputError: there are no locks on this file system.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LockedError(f"{path}: in use by {_owner(handle)}") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        told = f"its file system has no locks ({error.strerror}), so two runs could spoil each other"
+        raise InputError(f"{path}: {told}; name a folder on another one") from error
     if os.fstat(handle.fileno()).st_nlink == 0:
         raise LockedError(f"{path}: another run has ended here just now; start again")
 
@@ -145,7 +157,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and "epoch" in row]
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("epoch"), int)]
 
 
 def rewind_log(folder: Path, epochs: int) -> None:
@@ -181,6 +193,8 @@ def _move_content(temporary: Path, folder: Path) -> None:
     try:
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == MANIFEST):
             target = folder / path.name
+            if path.name == MANIFEST:  # which says that all the others are there
+                sync(folder)
             if target.is_dir():  # from a process that was killed here
                 shutil.rmtree(target)
             twice(partial(os.replace, path, target))

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM end a block at once, or are noted there for a loop that finishes its step and saves first.
 
-A second signal ends the process where it stands.
+A second signal ends the process where it stands; among several processes not for a moment, since a batch system and the
+launcher may both pass on the same one.
 
 Does not know what is being done. Outside the main thread it watches nothing.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from hypergen.errors import Interrupted
+from hypergen.launcher import are_several
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+SECONDS_OF_COPIES = 5.0
 
 
 class _Leave(BaseException):
@@ -29,6 +33,7 @@ class SignalWatch:
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._since = 0.0
         self._noting = False
         self._former: dict[int, Any] = {}
 
@@ -60,7 +65,9 @@ class SignalWatch:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
+            if are_several() and time.monotonic() - self._since < SECONDS_OF_COPIES:
+                return
             os._exit(128 + number)
-        self._received = number
+        self._received, self._since = number, time.monotonic()
         if not self._noting:
             raise _Leave

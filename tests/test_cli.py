@@ -1,9 +1,11 @@
 """Flags reach the dataclasses, mistakes are one line. Alone: pytest tests/test_cli.py"""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 
@@ -89,7 +91,7 @@ def test_help_shows_every_flag_and_nothing_else(verb, capsys):
         word.strip(",.│") for word in capsys.readouterr().out.split() if word.startswith("--") and word.strip("-|")
     }
     names = {param.values[2].name for param in options() if param.values[0] == verb} | {"config", "help"}
-    switches = {f"no-{name}" for name in ("resume", "mirror", "json", "stop-at-end", "allow-pickle-weights", "compile")}
+    switches = {f"no-{name}" for name in ("resume", "mirror", "json", "stop-at-end", "allow-pickle-weights", "compile", "verify")}
     assert leave.value.code in (0, None)
     assert {flag(name) for name in names} <= shown <= {flag(name) for name in names | switches}
 
@@ -243,9 +245,38 @@ def test_nothing_in_a_message_steers_a_terminal(capsys):
     assert shown.count("\n") == 1 and shown.rstrip("\n").isprintable()
 
 
+SAYS = [  # a command that prints its last argument
+    sys.executable,
+    "-c",
+    "import sys; from hypergen import cli\ncli.parse = lambda arguments: lambda: print(arguments[0])\n"
+    "cli.require_versions = lambda: None; sys.exit(cli.main())",
+]
+
+
 def test_a_reader_that_goes_away_is_no_traceback():
     command = [sys.executable, "-m", "hypergen", "fit", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         complaint = process.stderr.read()
     assert complaint == b"" and process.returncode == 1
+
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+
+
+@FULL
+def test_a_full_standard_output_is_exit_6():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*SAYS, "x" * 10], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (6, "hypergen: standard output: No space left on device\n")
+
+
+def test_a_closed_standard_output_takes_everything():
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', *SAYS, "x"], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_output_of_few_characters_gets_the_others_as_escapes():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*SAYS, "aü\U0001f680"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\xfc\\U0001f680\n", "")

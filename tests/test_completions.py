@@ -1,6 +1,7 @@
 """Completions from elsewhere. Alone: pytest tests/test_completions.py"""
 
 import json
+import os
 
 import pytest
 import torch
@@ -36,8 +37,11 @@ def test_more_lines_than_prompts_are_left(tmp_path):
         ([], "made.jsonl: is empty"),
         (["", " "], "made.jsonl: is empty"),
         (GOOD[:1], "has 1 completions, 2 prompts are compared"),
-        (["[]", GOOD[1]], "line 1: must have prompt_tokens and completion_tokens"),
-        ([GOOD[0], "{"], "line 2: must have"),
+        (["[]", GOOD[1]], "line 1: is an array, not an object"),
+        (["{}", GOOD[1]], "line 1: must have prompt_tokens and completion_tokens"),
+        ([GOOD[0], "{"], "line 2: is not JSON"),
+        (["[" * 100_000, GOOD[1]], "line 1: is nested deeper than 64"),
+        (['{"prompt_tokens": [1, 2], "completion_tokens": [true, 5, 6]}', GOOD[1]], "line 1: must have"),
         ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": "abc"}], "line 2: must have"),
         ([GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": [2**70] * 3}], "line 2: must have"),
         (GOOD[::-1], "line 1: its prompt is not the one that is compared"),
@@ -51,6 +55,15 @@ def test_what_is_refused(lines, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_line_of_a_gigabyte(tmp_path):
+    with (tmp_path / "made.jsonl").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(InputError, match="line 1: is longer than 16 MiB and has NUL bytes"):
+        read_completions(str(tmp_path / "made.jsonl"), PROMPTS, 3, 9)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "pipe", "x" * 300])
+def test_a_file_that_is_not_there(name, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="cannot be read"):
-        read_completions(str(tmp_path), PROMPTS, 3, 9)
+        read_completions(str(tmp_path / name), PROMPTS, 3, 9)

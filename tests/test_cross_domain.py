@@ -153,6 +153,16 @@ def test_a_stopped_suite_goes_on(cross_domain, base, folder, tmp_path, monkeypat
     assert not calls
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"plan": ', "\0" * 99, None])
+def test_a_damaged_record_counts_as_none(content, cross_domain, tmp_path):
+    """The suite computes it again."""
+    path = tmp_path / "cell.json"
+    cross_domain.write(path, {"plan": 3})
+    assert cross_domain.read(path) == {"plan": 3} and list(tmp_path.iterdir()) == [path]
+    path.unlink() if content is None else path.write_text(content)
+    assert cross_domain.read(path) == {}
+
+
 def test_a_signal_is_one_line(cross_domain, base, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cross_domain.PRESETS, "tiny", ((base,), (0,)))
     monkeypatch.setattr(lineup, "add", lambda *_: os.kill(os.getpid(), signal.SIGINT))

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hypergen
-from hypergen import api, cli, record, run
+from hypergen import api, cli, disk, record, run
 from tests.conftest import QUICK_TOY, tree
 from tests.test_disk import flip
 
@@ -108,6 +108,14 @@ def test_a_disk_without_room_is_exit_6_before_anything_is_measured(toy_base, tmp
     assert error.value.exit_code == 6 and not tree(tmp_path)
 
 
+def test_a_resumed_run_needs_no_room_for_the_checkpoints_that_it_has(toy_base, whole, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(api, "check_space", lambda folder, needed: asked.append(needed))
+    held = sum(map(disk.bytes_in, stopped(toy_base, tmp_path / "run", monkeypatch)))
+    fit(toy_base, tmp_path / "run", resume=True, checkpoint_every=1)
+    assert 0.9 * held < asked[0] - asked[1] <= held and asked[1] > 0
+
+
 def stopped(base, folder, monkeypatch, **options):
     """A folder with two checkpoints of a fit that was stopped after its second epoch."""
     with monkeypatch.context() as patch:
@@ -162,6 +170,24 @@ def test_other_training_data_under_the_same_name_are_refused(toy_base, tmp_path,
     data.write_text("\n".join(reversed(lines)))
     with pytest.raises(hypergen.InputError, match="was started with training data of SHA-256"):
         fit(toy_base, tmp_path / "run", resume=True, data=str(data))
+
+
+@pytest.mark.parametrize("last_layers, refused", [(1, True), (0, False)])
+def test_another_base_under_the_same_name_is_refused_where_its_weights_count(
+    last_layers, refused, toy_base, tmp_path, monkeypatch
+):
+    """What is trained comes from the checkpoint, what is not only from the base."""
+    base = shutil.copytree(toy_base, tmp_path / "base")
+    stopped(base, tmp_path / "run", monkeypatch, last_layers=last_layers)
+    other = hypergen.load(base, device="cpu").modality
+    with torch.no_grad():
+        next(other.model.blocks[0].parameters()).add_(1)
+    other.save(base)
+    if not refused:
+        fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
+        return
+    with pytest.raises(hypergen.InputError, match="was started with frozen weights of SHA-256"):
+        fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
 
 
 def test_resume_starts_where_there_is_nothing_yet(toy_base, whole, tmp_path):

@@ -19,10 +19,10 @@ class Stopped(Exception):
     pass
 
 
-def complete(output, model, rows=ROWS, batches=None, config=SAMPLED):
+def complete(output, model, rows=ROWS, batches=None, config=SAMPLED, threads=1):
     """All completions; or Stopped when so many batches have been decoded. Gives them and the decoded rows."""
     decoded = []
-    with kept(output, output.parent, {"seed": config.seed}, rows) as keep:
+    with kept(output, output.parent, {"seed": config.seed}, rows, {"threads": threads}) as keep:
 
         def counted(batch, decode):
             def count():
@@ -67,6 +67,26 @@ def test_those_of_something_else_are_refused(tmp_path):
     assert (tmp_path / "out.unfinished").read_bytes() == before
 
 
+def test_another_machine_is_told_and_no_obstacle(tmp_path, capsys):
+    model = toy()
+    with pytest.raises(Stopped):
+        complete(tmp_path / "out", model, batches=2)
+    ids, decoded = complete(tmp_path / "out", model, threads=2)
+    assert len(ids) == 12 and 0 < len(decoded) < 12
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hypergen: ")]
+    assert told == [f"hypergen: {tmp_path / 'out.unfinished'}: not bit for bit: threads 1 -> 2"]
+
+
+def test_what_killed_processes_left_beside_goes(tmp_path):
+    for name in (".tmp-12-out", ".tmp-12-out2", ".tmp-a-out", ".tmp-12-out.unfinished"):
+        (tmp_path / name).touch()
+    for name in (".tmp-out-12", ".tmp-out-12-former", ".tmp-out2-12"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    complete(tmp_path / "out", toy())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".tmp-12-out2", ".tmp-a-out", ".tmp-12-out.unfinished", ".tmp-out2-12"}
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "out.unfinished").write_text("my notes\n")
     with pytest.raises(InputError, match="remove it"):
@@ -76,15 +96,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_two_at_once(tmp_path):
     with (
-        kept(tmp_path / "out", tmp_path, {}, ROWS),
+        kept(tmp_path / "out", tmp_path, {}, ROWS, {}),
         pytest.raises(LockedError),
-        kept(tmp_path / "out", tmp_path, {}, []),
+        kept(tmp_path / "out", tmp_path, {}, [], {}),
     ):
         pass
 
 
 def test_without_an_output_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with kept(None, tmp_path, {}, ROWS) as keep:
+    with kept(None, tmp_path, {}, ROWS, {}) as keep:
         assert keep([0], lambda: torch.ones(1)).equal(torch.ones(1))
     assert not list(tmp_path.iterdir())

@@ -1,13 +1,14 @@
 """What `generate` and `evaluate` print and write. Alone: pytest tests/test_output.py"""
 
 import json
+import shutil
 
 import pytest
 
 import hypergen
 from hypergen import api, cli, disk
 from tests.conftest import QUICK_TOY, tree
-from tests.test_disk import failing
+from tests.test_disk import failing, flip
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +172,14 @@ def test_evaluate_prints_json_that_repeats_the_numbers_of_fit(text_run, capsys):
     values = {record["name"]: record["values"] for record in json.loads(line)}
     for record in hypergen.load(text_run, device="cpu").records:
         assert record["values"].items() <= values[record["name"]].items()
+
+
+@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+def test_a_run_can_be_verified(verb, toy_run, tmp_path, capsys):
+    shutil.copytree(toy_run, tmp_path / "run")
+    options = ["--count", "2", "--max-new-tokens", "2", "--verify", "--json"]
+    output(capsys, verb, str(tmp_path / "run"), *options)
+    flip(tmp_path / "run" / "model.safetensors")
+    output(capsys, verb, str(tmp_path / "run"), *options[:-2], "--json")
+    assert cli.main([verb, str(tmp_path / "run"), "--device", "cpu", *options]) == 3
+    assert "model.safetensors: missing, or its content is not what the manifest says" in capsys.readouterr().err

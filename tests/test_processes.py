@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import hypergen
-from hypergen.processes import Processes, are_several, join
+from hypergen.launcher import are_several
+from hypergen.processes import Processes, join
 
 
 def test_alone_nothing_is_exchanged():
@@ -27,14 +28,28 @@ def test_the_shares_are_the_batch(count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("told", [{}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}, {"WORLD_SIZE": "2"}])
+ALONE = [{}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}, {"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "2"}]
+
+
+@pytest.mark.parametrize("told", ALONE)
 def test_without_a_launcher_there_is_one(told, monkeypatch):
-    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would fail
     assert not are_several() and join("cpu") == Processes()
+
+
+def test_accelerate_on_a_cpu_that_started_one_is_told(monkeypatch, capsys):
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert join("cpu") == Processes()
+    assert capsys.readouterr().err.startswith("hypergen: accelerate launch --cpu starts one process unless")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert are_several()
 
 
 def test_pretraining_takes_one(monkeypatch):

@@ -1,5 +1,8 @@
 """Who may write and read a run folder, its log, and how it is finished. Alone: pytest tests/test_run.py"""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +97,28 @@ def test_a_second_process_is_told_who_writes(tmp_path):
     with run.locked(tmp_path / "run"):
         pass
     assert tree(tmp_path) == {"run": False}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_one_line(number, tmp_path, monkeypatch):
+    def refuse(handle, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"its file system has no locks .* another one"), run.locked(tmp_path / "run"):
+        pass
+    assert not tree(tmp_path)
+
+
+def test_a_lock_is_asked_for_with_a_file_that_may_be_written(tmp_path, monkeypatch):
+    """NFS gives an exclusive lock for no other."""
+    flags = []
+    monkeypatch.setattr(fcntl, "flock", lambda handle, _: flags.append(fcntl.fcntl(handle, fcntl.F_GETFL)))
+    (tmp_path / ".lock").touch()
+    run.check_output(tmp_path, False)
+    with run.locked(tmp_path):
+        pass
+    assert len(flags) == 2 and all(flag & (os.O_RDWR | os.O_WRONLY) for flag in flags)
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):

@@ -102,8 +102,7 @@ class ColorClusters:
 
 def _side(size: Any, where: str) -> int:
     """`size` of a preprocessor: a number, or height and width, which must be equal."""
-    sides = {size.get("height"), size.get("width")} if isinstance(size, dict) else {size}
-    side = sides.pop() if len(sides) == 1 else None
-    if type(side) is not int or not 0 < side <= math.isqrt(2**26):
+    side, width = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
+    if type(side) is not int or side != width or not 0 < side <= math.isqrt(2**26):
         raise InputError(f"{where}: size is {size!r}; must be one number of pixels, or equal height and width")
     return side

@@ -59,6 +59,7 @@ def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTraine
             tokenizer = AutoTokenizer.from_pretrained(
                 str(name), trust_remote_code=False, local_files_only=local_files_only
             )
+            largest_id(tokenizer), prefix_ids(tokenizer)  # some say only when used that they make no sense
     except Exception as error:  # whatever hub, JSON and tokenizers raise
         raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error
     if not len(tokenizer):

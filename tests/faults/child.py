@@ -19,6 +19,7 @@ import torch
 import torch._dynamo
 
 from hypergen import api, checkpoints, cli, comparison, generation, hyperfit, output, record, registry, run  # noqa: F401
+from hypergen.image import vq_training
 from tests.faults.inject import Fault, install
 from tests.toy.model import ToyModel
 
@@ -32,6 +33,7 @@ PLACES = {
     "decode": (ToyModel, "step"),
     "checkpoint": (checkpoints.Checkpoints, "save"),
     "publish": (api, "write_run"),
+    "codec": (vq_training, "decibels"),
 }
 
 
@@ -115,6 +117,13 @@ def join_processes(rank: int, count: int, port: int) -> None:
     """What a launcher tells each of several processes on one machine."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()}, MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
+
+
+def join_by_mpi(rank: int, count: int, port: int) -> None:
+    """What mpirun below `accelerate launch --cpu` tells."""
+    told = {"RANK": rank, "SIZE": count, "LOCAL_RANK": rank, "LOCAL_SIZE": count}
+    os.environ.update({f"OMPI_COMM_WORLD_{name}": str(value) for name, value in told.items()})
+    os.environ.update(ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
 
 
 def _keep_final_state(path: str) -> None:

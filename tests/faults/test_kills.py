@@ -9,6 +9,7 @@ from hypergen import disk
 from tests.faults.child import Case, execute
 from tests.faults.conftest import MOST_POINTS, SHORT, STEPS, Fits, cases, some, spread
 from tests.faults.inject import Fault
+from tests.image import tiny as tiny_image
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
@@ -21,6 +22,36 @@ def is_finished(folder):
 def test_a1_killed_at_a_random_step(number, fits, whole, draw):
     assert fits(place="train", call=draw.randint(1, STEPS), signals=(KILL,)).code == -KILL
     fits.goes_on(whole)
+
+
+NEW_BASE = (
+    "--codec-steps 8 --steps 8 --checkpoint-every 3 --image-size 8 --width 16 --num-layers 1 --num-heads 2 "
+    "--vocabulary-size 8 --batch-size 4 --device cpu"
+)
+
+
+@pytest.mark.parametrize(
+    "where", some([("codec", 5), ("train", 5), ("codec", 1), ("train", 8)], lambda place: place < 2)
+)
+def test_a1_a_new_base_of_pictures_killed(where, tmp_path):
+    """In the training of its picture tokenizer, which has random numbers of its own, or of its transformer."""
+    (tmp_path / "pictures").mkdir()
+    for number, picture in enumerate(tiny_image.pictures(8, 8)):
+        picture.save(tmp_path / "pictures" / f"{number}.png")
+
+    def pretrain(name, *more, **changes):
+        arguments = ["pretrain", "--modality", "image", "--data", str(tmp_path / "pictures"), *NEW_BASE.split(), *more]
+        return execute(Case(arguments=[*arguments, "--output", str(tmp_path / name)], **changes), tmp_path / "log")
+
+    whole = pretrain("whole")
+    assert whole.code == 0, whole.told
+    assert pretrain("run", place=where[0], call=where[1], signals=(KILL,)).code == -KILL
+    again = pretrain("run", "--resume")
+    assert again.code == 0, again.told
+    disk.check_manifest(tmp_path / "run")
+    names = ["model.safetensors", "codec/diffusion_pytorch_model.safetensors", "metrics.jsonl"]
+    for name in names:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("point", spread(MOST_POINTS, 9))

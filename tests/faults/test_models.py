@@ -2,6 +2,7 @@
 result; nothing is written, no traceback, no cost. Alone: pytest tests/faults/test_models.py"""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import hypergen
+from hypergen import cli
 from hypergen.errors import InputError
+from tests.conftest import FIT
 from tests.image import tiny as tiny_image
 from tests.text import tiny as tiny_text
 
@@ -32,6 +35,14 @@ def removed(pattern):
     return lambda folder: [path.unlink() for path in folder.glob(pattern)]
 
 
+def changed_tokenizer(**changes):
+    def damage(folder):
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
 BAD_MODELS = {
     "no config": (removed("config.json"), "has no config.json"),
     "no tokenizer": (removed("token*"), "has no tokenizer"),
@@ -43,6 +54,7 @@ BAD_MODELS = {
     "no language model": (changed_config(model_type="vit"), "no causal language model of type 'vit'"),
     "quantised": (changed_config(quantization_config={"quant_method": "gptq", "bits": 4}), "weights are quantised"),
     "vocabulary": (changed_config(vocab_size=299), "its tokenizer has id 299, but the model only ids below 299"),
+    "tokenizer of no length": (changed_tokenizer(model_max_length={"a": 1}), "its tokenizer cannot be loaded"),
     "other sizes": (changed_config(hidden_size=64), "its weights cannot be loaded"),
     "a billion layers": (changed_config(num_hidden_layers=10**9), "must be a whole number, at most 1000"),
     "layers as text": (changed_config(num_hidden_layers="4"), "must be a whole number, at most 1000"),
@@ -108,6 +120,7 @@ BAD_CODECS = {
     "layers_per_block": 10**9,
     "block_out_channels": [10**6, 10**6],
     "latent_channels": -1,
+    "norm_num_groups": -1,
 }
 
 
@@ -117,6 +130,26 @@ def test_d5_bad_codec(key, tmp_path):
     path = tmp_path / "model" / "codec" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: BAD_CODECS[key]}))
     with pytest.raises(InputError, match=r"codec"):
+        hypergen.load("model", device="cpu")
+
+
+@pytest.mark.parametrize("base", [3, [], {"a": 1}, None, "a\0b", "a" * 300, "../nowhere"])
+def test_d5_a_record_with_a_bad_base(base, text_base, text_data, refused, tmp_path, capsys):
+    options = [*FIT, "--learning-rate", "1e-3", "--held-out-samples", "4", "--max-new-tokens", "2"]
+    assert cli.main(["fit", "--model", text_base, "--data", text_data, *options, "--output", "run"]) == 0
+    capsys.readouterr()
+    path = tmp_path / "run" / "hypergen.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": base}))
+    said = refused("evaluate", "run", "--device", "cpu")
+    assert re.search(r"does not say which base|no such folder|File name too long", said)
+
+
+@pytest.mark.parametrize("size", [{"height": {}, "width": 8}, {"height": 8, "width": []}, [8], "8", True])
+def test_d5_bad_size_of_a_palette_s_pictures(size, tmp_path):
+    tiny_image.base("colors").save(tmp_path / "model")
+    path = tmp_path / "model" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": size}))
+    with pytest.raises(InputError, match="must be one number of pixels, or equal height and width"):
         hypergen.load("model", device="cpu")
 
 

@@ -5,16 +5,19 @@ Alone: pytest tests/faults/test_processes.py
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from hypergen import disk
-from tests.conftest import tree
-from tests.faults.child import ended, join_processes, start
+from hypergen import api, cli, disk
+from tests.conftest import FIT, tree
+from tests.faults.child import ended, join_by_mpi, join_processes, start
 from tests.faults.conftest import SHORT, Fits, some
 from tests.faults.inject import Fault
 
@@ -22,14 +25,14 @@ KILL = signal.SIGKILL
 SECONDS = 60
 
 
-def together(fits, *changes, resume=False):
+def together(fits, *changes, resume=False, join=join_processes):
     """Two processes with what happens to each; their outcomes and how long the slower one took after the first end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     logs = [fits.folder / f"log-{rank}" for rank in range(2)]
     begun = [
-        start(fits.case(resume=resume, act=partial(join_processes, rank, 2, port), **changes[rank]), logs[rank])
+        start(fits.case(resume=resume, **{"act": partial(join, rank, 2, port)} | changes[rank]), logs[rank])
         for rank in range(2)
     ]
     while all(process.is_alive() for process in begun):
@@ -39,10 +42,11 @@ def together(fits, *changes, resume=False):
     return outcomes, time.monotonic() - first_end
 
 
-def test_two_make_the_steps_of_one(tmp_path, toy_base):
+@pytest.mark.parametrize("join", some([join_processes, join_by_mpi], lambda place: place == 0))
+def test_two_make_the_steps_of_one(join, tmp_path, toy_base):
     """Up to rounding, which is what adding up in another order changes; the first process alone writes."""
     both, one = Fits(tmp_path, toy_base, SHORT), Fits(tmp_path, toy_base, SHORT)
-    outcomes, _ = together(both, {}, {})
+    outcomes, _ = together(both, {}, {}, join=join)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     assert "training loss" in outcomes[0].told and "training loss" not in outcomes[1].told
     assert one("one").code == 0
@@ -52,12 +56,58 @@ def test_two_make_the_steps_of_one(tmp_path, toy_base):
     both.result()
 
 
-def test_a_signal_to_one_stops_both(tmp_path, toy_base):
+@pytest.mark.parametrize("copies", some([1, 2], lambda place: place == 1))
+def test_a_signal_to_one_stops_both(copies, tmp_path, toy_base):
+    """Also one that a batch system and the launcher both pass on."""
     fits = Fits(tmp_path, toy_base, SHORT)
-    outcomes, _ = together(fits, {}, {"place": "train", "call": 2, "signals": (signal.SIGTERM,)})
+    outcomes, _ = together(fits, {}, {"place": "train", "call": 2, "signals": (signal.SIGTERM,) * copies})
     assert [outcome.code for outcome in outcomes] == [143, 143], outcomes
     assert all("after step 2; --resume continues" in outcome.told for outcome in outcomes)
     assert (tmp_path / "run" / "checkpoints" / "step-2").is_dir()
+
+
+def other_data(join):
+    """Joined, with one item that is not as in the other process."""
+    join()
+    api._training = lambda *arguments, real=api._training: real(*arguments).flip(0)
+
+
+def test_two_with_different_data_do_not_train(tmp_path, toy_base):
+    fits = Fits(tmp_path, toy_base, SHORT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    joins = [partial(join_processes, rank, 2, port) for rank in range(2)]
+    outcomes, _ = together(fits, {"act": joins[0]}, {"act": partial(other_data, joins[1])})
+    assert [outcome.code for outcome in outcomes] == [1, 1], outcomes
+    assert all("training sequences: those of process 1 differ from those of process 0" in one.told for one in outcomes)
+
+
+LAUNCHERS = {"torchrun": "--nproc-per-node 2", "accelerate": "launch --multi_gpu --num_processes 2"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_launchers(launcher, tmp_path, text_base, text_data):
+    """Stopped by a signal to the launcher, two real processes go on and end as one process does, up to rounding."""
+    options = [*FIT, "--model", text_base, "--data", text_data, "--learning-rate", "1e-3", "--held-out-samples", "4"]
+    options += ["--max-new-tokens", "4", "--target-loss", "0", "--epochs", "40", "--checkpoint-every", "1"]
+    start_two = [str(Path(sys.executable).with_name(launcher)), *LAUNCHERS[launcher].split(), "-m", "hypergen", "fit"]
+    command = [*start_two, *options, "--output", str(tmp_path / "run")]
+    log = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and not (log.is_file() and log.read_text()):
+            time.sleep(0.01)
+        process.terminate()
+        told = process.communicate(timeout=SECONDS)[0]
+    assert told.count("; --resume continues") == 2, told
+    assert not (tmp_path / "run" / disk.MANIFEST).exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0 and done.stdout.count("training loss") == 1, done.stderr
+    assert cli.main(["fit", *options, "--output", str(tmp_path / "one")]) == 0
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "one"))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-2, atol=1e-3)
 
 
 DEATHS = {
