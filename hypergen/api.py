@@ -83,7 +83,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     training_items, held_out_items = read_items(adapter, settings, config)
 
     with run.locked(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
-        modality = adapter.load(base, settings, config.allow_pickle_weights)
+        modality = adapter.load(base, settings, config.allow_pickle_weights, config.last_layers)
         _check_last_layers(modality.model, config.last_layers or 0)
         modality.model.to(device)
         if processes.is_first:

@@ -3,7 +3,8 @@
 The sequences are fixed, so the input of the last K blocks is fixed too. It is computed once, and only the last K
 blocks, final norm and untied head train on it (the idea behind arXiv 2605.22579, which finds the effect in the last
 layers). It stays in memory, or in a file without a name that is mapped into memory where it would take more than half
-of what is free. A guard compares truncated with full forward on one batch; where they differ, nothing is cached.
+of what is free. Where blocks are read from files, all sequences pass one block before the next, so that each is read
+once. A guard compares truncated with full forward on one batch; where they differ, nothing is cached.
 Does not know: losses, optimizers, runs.
 
 Shape letters: N sequences, T tokens, D width.
@@ -16,13 +17,16 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hypergen.errors import DiskError, InputError
+from hypergen.progress import track
 
 SHARE_OF_MEMORY = 0.5  # of what is free; a larger cache goes into a file
 TOLERANCE = 1e-4  # between full and truncated forward, relative to the largest hidden value
@@ -48,16 +52,28 @@ class BoundaryCache:
         """
         if last_layers in (0, len(model.blocks)):
             return None
-        if not _is_exact(model, inputs[:batch_size], last_layers):
+        stops = range(len(model.blocks) - 1, last_layers - 1, -1) if model.offloaded else (last_layers,)
+        if not _is_exact(model, inputs[:batch_size], stops):
             print("boundary cache: the truncated forward differs; training without it", file=sys.stderr)
             return None
-        batches = inputs.split(batch_size)
-        first = model.boundary(batches[0], last_layers)
-        states = _room((len(inputs), *first.shape[1:]), first)
-        states[: len(first)] = first
-        for place, batch in zip(states.split(batch_size)[1:], batches[1:], strict=True):
-            place.copy_(model.boundary(batch, last_layers))
-        return BoundaryCache(states)
+        return BoundaryCache(_swept(model, inputs.split(batch_size), stops))
+
+
+def _swept(model: Any, batches: Sequence[Tensor], stops: Sequence[int]) -> Tensor:
+    """The states (N, T, D) of all batches, which pass each of the stops together."""
+    first = model.boundary(batches[0], stops[0])
+    states = _room((sum(map(len, batches)), *first.shape[1:]), first)
+    places = states.split(len(batches[0]))
+    places[0].copy_(first)
+    for place, batch in zip(places[1:], batches[1:], strict=True):
+        place.copy_(model.boundary(batch, stops[0]))
+    label = "boundary cache" if len(stops) > 1 else ""  # where files are read it takes long
+    with track(label, len(stops), done=1) as advance:
+        for before, after in pairwise(stops):
+            for place in places:
+                place.copy_(model.from_boundary(place.to(first.device), before, after))
+            advance()
+    return states
 
 
 def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -83,9 +99,11 @@ def _free_memory(device: torch.device) -> float:
         return math.inf
 
 
-def _is_exact(model: Any, inputs: Tensor, last_layers: int) -> bool:
+def _is_exact(model: Any, inputs: Tensor, stops: Sequence[int]) -> bool:
     try:
-        truncated = model.from_boundary(model.boundary(inputs, last_layers), last_layers)
+        truncated = model.boundary(inputs, stops[0])
+        for before, after in pairwise([*stops, 0]):
+            truncated = model.from_boundary(truncated, before, after)
     except InputError:  # the architecture cannot be cut here
         return False
     full = model.hidden(inputs)

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from hypergen.lean import LeanModel
 

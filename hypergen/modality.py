@@ -26,6 +26,7 @@ class TokenModel(Protocol):
     context_length: int  # the most tokens that one sequence may have
     blocks: Sequence[nn.Module]  # the transformer's blocks, in order
     tail: Sequence[nn.Module]  # what follows the last block: final norm and, when not tied to the input, the head
+    offloaded: bool  # whether blocks are read from files when they run: then all sequences pass one before the next
     takes_padding: bool  # whether `start` takes prompts of different lengths, padded on the left
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -65,8 +66,9 @@ class TokenModel(Protocol):
         """(B, T) ids -> (B, T, D), the input of the last `num_last` blocks."""
         ...
 
-    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
-        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids."""
+    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
+        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids; with `stop` above 0 what
+        `boundary` gives for the last `stop` blocks, those not run."""
         ...
 
 

@@ -102,12 +102,15 @@ def check_padding(model: Any, tokens: Tensor) -> None:
 
 
 def check_boundary(model: Any, tokens: Tensor) -> None:
-    """Split before any of the blocks, the two halves give `hidden`."""
+    """Split before any of the blocks, the two halves give `hidden`, also with a stop on the way."""
     hidden = model.hidden(tokens)
     for num_last in range(1, len(model.blocks) + 1):
         boundary = model.boundary(tokens, num_last)
         assert boundary.shape[:2] == tokens.shape
         torch.testing.assert_close(model.from_boundary(boundary, num_last), hidden, **TOLERANCE)
+        if num_last > 1:
+            further = model.from_boundary(boundary, num_last, num_last - 1)
+            torch.testing.assert_close(further, model.boundary(tokens, num_last - 1), **TOLERANCE)
 
 
 def check_trained_parts(model: Any, tokens: Tensor) -> None:

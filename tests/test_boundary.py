@@ -88,6 +88,18 @@ def test_lower_blocks_run_once_for_all_epochs():
     assert len(calls) == 3 + 2
 
 
+def test_blocks_in_files_run_one_after_the_other_over_all_sequences():
+    model, inputs, calls = ToyModel(**SHAPE | {"num_layers": 4}), sequences(), []
+    with torch.no_grad():
+        expected = BoundaryCache.build(model, inputs, 1, batch_size=4).states
+        model.offloaded = True
+        for number, block in enumerate(model.blocks):
+            block.register_forward_hook(lambda *_, number=number: calls.append(number))
+        assert BoundaryCache.build(model, inputs, 1, batch_size=4).states.equal(expected)
+    guard = [0, 1, 2, 3]
+    assert calls == [*guard, *guard, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 @pytest.mark.parametrize("last_layers", [0, 3])
 def test_nothing_to_cache(last_layers, capsys):
     assert BoundaryCache.build(ToyModel(**SHAPE), sequences(), last_layers, 4) is None

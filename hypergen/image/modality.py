@@ -67,8 +67,13 @@ def build(
     return ImageModality(new_transformer(shape, config.seed), codec, settings)
 
 
-def load(folder: str | Path, settings: Settings, allow_pickle_weights: bool = False) -> ImageModality:
+def load(
+    folder: str | Path, settings: Settings, allow_pickle_weights: bool = False, last_layers: int | None = None
+) -> ImageModality:
     """A base or run: a folder in ImageGPT's layout with `codec/` or a palette, or a hub id.
+
+    Args:
+        last_layers: not used; a picture model lies in memory whole.
 
     Raises:
         InputError: it is not there, incomplete, of another architecture, or does not fit the settings.

@@ -131,6 +131,7 @@ class Body(nn.Module):
 class ImageTransformer(nn.Module):
     """A `TokenModel`; see `hypergen.modality`. Input and output embeddings are not tied; there is no dropout."""
 
+    offloaded = False
     takes_padding = False  # every picture's prompt starts at the same position
 
     def __init__(self, config: TransformerConfig):
@@ -173,11 +174,12 @@ class ImageTransformer(nn.Module):
             hidden = block(hidden)
         return hidden
 
-    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
-        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids."""
-        for block in self.transformer.h[len(self.transformer.h) - num_last :]:
+    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
+        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives, or `boundary` for a `stop` above 0."""
+        count = len(self.transformer.h)
+        for block in self.transformer.h[count - num_last : count - stop]:
             hidden = block(hidden)
-        return self.transformer.ln_f(hidden)
+        return hidden if stop else self.transformer.ln_f(hidden)
 
     @torch.no_grad()
     def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, LeanState]:

@@ -101,7 +101,7 @@ def finish(causal: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 def study(causal: PreTrainedModel, run: Callable[[], Any]) -> Anatomy:
     """Find blocks and tail by watching one forward pass, which `run` performs."""
-    blocks = _find_blocks(causal)
+    blocks = find_blocks(causal)
     tail = _untied_head(causal)
     if blocks is None:
         return Anatomy(None, 0, tail)
@@ -120,7 +120,7 @@ def study(causal: PreTrainedModel, run: Callable[[], Any]) -> Anatomy:
     return Anatomy(blocks, block_outputs, norms + tail)
 
 
-def _find_blocks(causal: PreTrainedModel) -> str | None:
+def find_blocks(causal: PreTrainedModel) -> str | None:
     """The first list of modules that is as long as the configuration says; vision towers and encoders are not it."""
     count = getattr(text_config(causal), "num_hidden_layers", None)
     for name, module in causal.named_modules():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from hypergen.disk import follow_umask
 from hypergen.errors import InputError
 from hypergen.hub import HUB_ID, first_line, is_offline
 from hypergen.strict_json import read_object
+from hypergen.text import offload
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -144,32 +146,44 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from _parts(value)
 
 
-def load_causal(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
+def load_causal(source: Source, config: PreTrainedConfig, num_resident: int | None = None) -> PreTrainedModel:
     """The model in fp32.
+
+    Args:
+        num_resident: all but the last so many blocks stay in their files (`offload`); None: none does.
 
     Raises:
         InputError: weights are not there in the allowed format, broken, incomplete or not finite.
     """
-    for number, use_safetensors in enumerate(source.safetensors, 1):
-        try:
-            causal, report = _from_pretrained(source, config, use_safetensors)
-            break
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # whatever hub, safetensors, torch and transformers raise
-            if number == len(source.safetensors):
-                raise InputError(f"{source.name}: its weights cannot be loaded ({first_line(error)})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"{source.name}: {len(missing)} weights are missing, the first is {missing[0]}")
-    broken = next((name for name, weight in causal.named_parameters() if not weight.isfinite().all()), None)
+    with offload.placement(source.name, config, num_resident) as where:
+        causal, report = _first_found(source, config, where)
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise InputError(f"{source.name}: {len(missing)} weights are missing, the first is {missing[0]}")
+    if where:
+        offload.read_when_run(causal, source.name, where["offload_folder"])
+    weights = ((name, weight) for name, weight in causal.named_parameters() if not weight.is_meta)
+    broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
     if broken is not None:
         raise InputError(f"{source.name}: weight {broken} has values that are not finite")
     _decode_greedily(causal)
     return causal
 
 
-def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool) -> Any:
+def _first_found(source: Source, config: PreTrainedConfig, where: dict[str, Any]) -> Any:
+    """The model and what transformers says about loading it, from the first format that is there."""
+    for number, use_safetensors in enumerate(source.safetensors, 1):
+        try:
+            return _from_pretrained(source, config, use_safetensors, **where)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever hub, safetensors, torch and transformers raise
+            if number == len(source.safetensors):
+                raise InputError(f"{source.name}: its weights cannot be loaded ({first_line(error)})") from error
+    raise AssertionError("a source names at least one format")
+
+
+def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool, **where: Any) -> Any:
     with quiet(keep_bars=not source.local_files_only):
         return AutoModelForCausalLM.from_pretrained(
             source.name,
@@ -180,13 +194,18 @@ def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: 
             weights_only=True,
             local_files_only=source.local_files_only,
             output_loading_info=True,
+            **where,
         )
 
 
 def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Weights (safetensors, stored as `dtype`), configuration and greedy generation defaults into `folder`."""
-    with quiet():
-        causal.save_pretrained(folder, state_dict=_converted(causal.state_dict(), dtype))
+    options: dict[str, Any] = {}
+    if offload.is_offloaded(causal):
+        options["max_shard_size"] = offload.largest_block(causal)  # a shard is what is read into memory together
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+        causal.save_pretrained(folder, state_dict=_converted(causal.state_dict(), dtype), **options)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(
@@ -270,7 +289,9 @@ def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     """Floating-point weights as `dtype`; tensors that share memory (tied weights) still do."""
     by_address: dict[tuple[int, torch.Size], Tensor] = {}
     return {
-        name: by_address.setdefault(
+        name: weight
+        if weight.is_meta  # in a file, which save_pretrained reads
+        else by_address.setdefault(
             (weight.data_ptr(), weight.shape), weight.to(dtype) if weight.is_floating_point() else weight
         )
         for name, weight in weights.items()

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from hypergen.checkpoints import Checkpoints
 from hypergen.config import PAPER_RECIPE, PretrainConfig, fill
 from hypergen.errors import InputError
+from hypergen.processes import are_several
 from hypergen.text import base, codec, files, page
 from hypergen.text.anatomy import context_length, text_config
 from hypergen.text.config import Settings
@@ -52,6 +53,8 @@ def build(
         InputError: the codec cannot be loaded or has no end token, or width and heads do not fit.
     """
     trained = config.codec_from
+    if settings.offload:
+        raise InputError("--offload: pretrain trains every block, so none can stay in a file")
     tokenizer = (
         codec.train_tokenizer(items, config.vocabulary_size) if trained is None else codec.load_tokenizer(trained)
     )
@@ -70,28 +73,45 @@ def build(
     return TextModality(TextModel(causal), tokenizer, settings)
 
 
-def load(folder: str | Path, settings: Settings, allow_pickle_weights: bool = False) -> TextModality:
+def load(
+    folder: str | Path, settings: Settings, allow_pickle_weights: bool = False, last_layers: int | None = None
+) -> TextModality:
     """A base or run: a folder in the layout of `save_pretrained`, or a hub id.
 
     An open `sequence_length` becomes the paper's, or the context where that is smaller; the prompt fits into it.
+
+    Args:
+        last_layers: how many blocks will be trained, 0: all; None: the model will not be trained.
 
     Raises:
         InputError: it is not there, not a plain causal language model, incomplete, or does not fit the settings.
     """
     _check_prompt(settings)
+    if settings.offload:
+        _check_offload(allow_pickle_weights, last_layers)
     source = base.locate(str(folder), allow_pickle_weights)
     config = base.read_config(source)
     tokenizer = codec.load_tokenizer(source.name, source.local_files_only)
     language_model = config.get_text_config(decoder=True)
     settings = _within(settings, context_length(language_model))
     _check_fit(source.name, language_model, tokenizer, settings.sequence_length or 0)
-    return TextModality(TextModel(base.load_causal(source, config)), tokenizer, settings)
+    num_resident = (last_layers or 0) if settings.offload else None
+    return TextModality(TextModel(base.load_causal(source, config, num_resident)), tokenizer, settings)
 
 
 def _check_prompt(settings: Settings) -> None:
     prompt, length = settings.prompt_length, settings.sequence_length
     if length is not None and prompt >= length:
         raise InputError(f"--prompt-length {prompt}: must be below --sequence-length {length}")
+
+
+def _check_offload(allow_pickle_weights: bool, last_layers: int | None) -> None:
+    if last_layers == 0:
+        raise InputError("--offload: --last-layers 0 trains every block, so none can stay in a file; give 1 or more")
+    if allow_pickle_weights:
+        raise InputError("--offload: reads safetensors only; --allow-pickle-weights does not go with it")
+    if are_several():
+        raise InputError("--offload: runs in one process, so that the files are read once; this is one of several")
 
 
 def _within(settings: Settings, context: int) -> Settings:

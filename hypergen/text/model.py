@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from hypergen.errors import InputError
 from hypergen.lean import LeanModel, LeanState, weights_version
 from hypergen.text import anatomy, attention, lean
 from hypergen.text.cache import new_cache, select_rows
+from hypergen.text.offload import is_offloaded
 
 PROBE_LENGTH = 8
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # between two ways to the same numbers, relative to the largest
@@ -57,6 +59,7 @@ class TextModel(nn.Module):
         anatomy.disable_randomness(causal)
         anatomy.silence_padding_warning(causal)
         attention.use(causal)
+        self.offloaded = is_offloaded(causal)
         self.context_length = anatomy.context_length(anatomy.text_config(causal))
         self._finish = anatomy.finish(causal)
         self._sound_cuts: set[int] = set()
@@ -85,6 +88,10 @@ class TextModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, V) logits."""
         return self.head(self.hidden(tokens))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextModel:
+        """What moves or converts the model passes over weights that are in files."""
+        return super()._apply(lambda weight: weight if weight.is_meta else fn(weight), recurse)
 
     def train(self, mode: bool = True) -> TextModel:
         """Training mode drops the packed copy."""
@@ -148,20 +155,23 @@ class TextModel(nn.Module):
         self._require_sound_cut(num_last)
         return self._boundary(tokens, num_last)
 
-    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
-        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives. Masks and positions are the model's own.
+    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
+        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives; the input of the last `stop` blocks where that
+        is not 0. Masks and positions are the model's own.
 
         Raises:
             InputError: as `boundary`.
         """
         self._require_sound_cut(num_last)
-        return self._from_boundary(hidden, num_last)
+        return self._from_boundary(hidden, num_last, stop)
 
     # How it is done.
 
     @torch.no_grad()
     def _lean(self) -> LeanModel | None:
         """The packed copy of the weights as they are now; None where packing does not give this model's logits."""
+        if self.offloaded:  # a copy would hold all of it
+            return None
         version = weights_version(self.causal)
         if self._packed is None or self._packed[0] != version:
             packed = lean.pack(self.causal)
@@ -190,19 +200,26 @@ class TextModel(nn.Module):
         return self.head(self._run(**inputs)[:, -1]), replace(state, length=length)
 
     def _boundary(self, tokens: Tensor, num_last: int) -> Tensor:
-        def stop(_block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        return self._until(num_last, input_ids=tokens)
+
+    def _until(self, stop: int, **inputs: Any) -> Tensor:
+        """(B, T, D), the input of the last `stop` blocks; 0: what the last one's becomes."""
+        if stop == 0:
+            return self._run(**inputs, use_cache=False)
+
+        def reach(_block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             raise _ReachedError(args[0] if args else named["hidden_states"])
 
-        handle = self.blocks[-num_last].register_forward_pre_hook(stop, with_kwargs=True)
+        handle = self.blocks[-stop].register_forward_pre_hook(reach, with_kwargs=True)
         try:
-            self.hidden(tokens)
+            self._run(**inputs, use_cache=False)
         except _ReachedError as reached:
             return reached.hidden
         finally:
             handle.remove()
-        raise self._cannot_cut(num_last)
+        raise self._cannot_cut(stop)
 
-    def _from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
+    def _from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
         def enter(_block: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
             return ((hidden, *args[1:]), named) if args else (args, {**named, "hidden_states": hidden})
 
@@ -212,27 +229,32 @@ class TextModel(nn.Module):
         handle = blocks[-num_last].register_forward_pre_hook(enter, with_kwargs=True)
         try:
             with _skipped(blocks[:-num_last], self._anatomy.block_outputs):
-                return self._run(inputs_embeds=hidden.new_zeros(*hidden.shape[:2], width), use_cache=False)
+                return self._until(stop, inputs_embeds=hidden.new_zeros(*hidden.shape[:2], width))
         finally:
             handle.remove()
 
     def _require_sound_cut(self, num_last: int) -> None:
-        """Once for each cut: the truncated forward must give what the full one gives."""
+        """Once for each cut: the truncated forward must give what the full one gives.
+
+        Blocks in files are read rarely: there, all cuts are looked at together, one block after the other.
+        """
         if num_last in self._sound_cuts:
             return
         if not 1 <= num_last <= len(self.blocks):
             raise InputError(f"--last-layers {num_last}: {self._architecture} has {len(self.blocks)} blocks")
-        probe = self._probe()
+        probe, cuts = self._probe(), range(len(self.blocks), 0, -1) if self.offloaded else (num_last,)
         with torch.no_grad():
             try:
-                truncated = self._from_boundary(self._boundary(probe, num_last), num_last)
+                truncated = self._boundary(probe, cuts[0])
+                for cut, stop in pairwise([*cuts, 0]):
+                    truncated = self._from_boundary(truncated, cut, stop)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever this architecture needs from the blocks below
                 raise self._cannot_cut(num_last) from error
             if not _close(truncated, self.hidden(probe)):
                 raise self._cannot_cut(num_last)
-        self._sound_cuts.add(num_last)
+        self._sound_cuts.update(cuts)
 
     def _cannot_cut(self, num_last: int) -> InputError:
         return InputError(f"--last-layers {num_last}: {self._architecture} cannot run its last blocks alone")

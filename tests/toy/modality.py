@@ -125,7 +125,9 @@ def build(items: Sequence[Numbers], settings: Settings, config: Any, checkpoints
     return toy(settings, **{name: getattr(config, name) for name in names})
 
 
-def load(folder: Path, settings: Settings, allow_pickle_weights: bool = False) -> ToyModality:
+def load(
+    folder: Path, settings: Settings, allow_pickle_weights: bool = False, last_layers: int | None = None
+) -> ToyModality:
     """What `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
     record = json.loads((Path(folder) / "toy.json").read_text())
     saved = replace(Settings(**record["settings"]), prompt_length=settings.prompt_length)

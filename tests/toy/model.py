@@ -48,6 +48,7 @@ class Block(nn.Module):
 
 class ToyModel(nn.Module):
     takes_padding = False
+    offloaded = False
 
     def __init__(
         self, *, num_tokens: int, context_length: int, width: int = 32, num_layers: int = 3, num_heads: int = 2, seed=0
@@ -93,10 +94,10 @@ class ToyModel(nn.Module):
             hidden = block(hidden)
         return hidden
 
-    def from_boundary(self, hidden: Tensor, num_last: int) -> Tensor:
-        for block in self.blocks[len(self.blocks) - num_last :]:
+    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
+        for block in self.blocks[len(self.blocks) - num_last : len(self.blocks) - stop]:
             hidden = block(hidden)
-        return self.norm(hidden)
+        return hidden if stop else self.norm(hidden)
 
     def _extend(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
         hidden, caches = self._embed(tokens, state.length if state else 0), []
