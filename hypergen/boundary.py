@@ -86,7 +86,17 @@ def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if size > free:
         raise DiskError(f"{folder}: the boundary cache needs {size:,} bytes, {free:,} are free; set TMPDIR")
     with tempfile.NamedTemporaryFile(dir=folder) as file:  # the mapping outlives the name
+        _reserve(file.fileno(), size, folder)
         return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
+
+
+def _reserve(file: int, size: int, folder: str) -> None:
+    """Real blocks of the disk: writing to a mapping that finds none would kill the process."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise DiskError(f"{folder}: the boundary cache needs {size:,} bytes ({error.strerror}); set TMPDIR") from error
 
 
 def _free_memory(device: torch.device) -> float:

@@ -60,13 +60,16 @@ def fixed_data(pixels_or_tokens: Tensor) -> dict[str, str]:
 
 
 def fixed_weights(model: Any, last_layers: int) -> dict[str, str]:
-    """The same for what is not trained and so not in a checkpoint either: the weights below the last layers."""
+    """The same for what is not trained and so not in a checkpoint either: the weights below the last layers.
+
+    Those that stay in files (`--offload`) are not read for this: of such a model the embedding speaks for the rest.
+    """
     if not last_layers:
         return {}
     trained = {id(weight) for part in (*model.blocks[-last_layers:], *model.tail) for weight in part.parameters()}
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
-        if id(weight) not in trained:
+        if id(weight) not in trained and not weight.is_meta:
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
     return {"frozen weights of SHA-256": digest.hexdigest()}

@@ -91,17 +91,8 @@ def test_help_shows_every_flag_and_nothing_else(verb, capsys):
         word.strip(",.│") for word in capsys.readouterr().out.split() if word.startswith("--") and word.strip("-|")
     }
     names = {param.values[2].name for param in options() if param.values[0] == verb} | {"config", "help"}
-    names_of_switches = [
-        "resume",
-        "mirror",
-        "json",
-        "stop-at-end",
-        "allow-pickle-weights",
-        "compile",
-        "verify",
-        "offload",
-    ]
-    switches = {f"no-{name}" for name in names_of_switches}
+    given = ("resume", "mirror", "json", "stop-at-end", "allow-pickle-weights", "compile", "verify", "offload")
+    switches = {f"no-{name}" for name in given}
     assert leave.value.code in (0, None)
     assert {flag(name) for name in names} <= shown <= {flag(name) for name in names | switches}
 
