@@ -26,6 +26,8 @@ import speed_rows
 import torch
 import transformers
 
+from hypergen.precision import has_bf16_units
+
 RECORDS = Path(__file__).parent / "records"
 
 
@@ -98,7 +100,8 @@ def _in_this_process(row: str, preset: speed_models.Preset, rounds: int, side: s
 
 def _machine() -> dict[str, Any]:
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "bf16_units": has_bf16_units(torch.device("cpu")),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

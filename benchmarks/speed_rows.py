@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ from hypergen.generation import generate
 from hypergen.image.checkpoint import load_transformer
 from hypergen.text.model import TextModel
 
+DECODING = {
+    "fp32": DecodingConfig(),
+    "fp32, compiled step": DecodingConfig(compile=True),
+    "bf16": DecodingConfig(precision="bf16"),
+}
+
 
 def their_greedy(model: TextModel, prompts: list[Tensor], new: int, end: int | None = None) -> Tensor:
     """`generate` of transformers: one batch, padded on the left."""
@@ -50,10 +57,16 @@ def decoding_case(name: str, model: Any, ours: Callable, theirs: Callable, round
         (ours if side == "ours" else theirs)()
         return {}
     one, other = ours(), theirs()
-    tokens = one.numel() if new == 0 else one.shape[0] * new
+    tokens = other.numel() if new == 0 else one.shape[0] * new
     record = compare(timed(ours), timed(theirs), rounds)
     rates = {"rate": tokens / record["seconds"], "their_rate": tokens / record["their_seconds"], "unit": "tokens/s"}
-    return {"name": name, "same": one.equal(other), **record, **rates}
+    return {"name": name, "same": one.equal(other) or f"{_common(one, other):.0%} of ids", **record, **rates}
+
+
+def _common(one: Tensor, other: Tensor) -> float:
+    """The share of ids before each row's first difference."""
+    length = min(one.shape[1], other.shape[1])
+    return (one[:, :length] == other[:, :length]).int().cummin(1).values.double().mean().item()
 
 
 def roofline(model: Any, rows: int, length: float, step_seconds: float) -> float:
@@ -75,17 +88,21 @@ def roofline(model: Any, rows: int, length: float, step_seconds: float) -> float
 
 
 def single_stream(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """Batch 1, greedy, 32-token prompt, 256 new tokens."""
+    """Batch 1, greedy, 32-token prompt, 256 new tokens; transformers in fp32."""
     model, prompts, new = text_model(preset), story_prompts(preset, [32]), 256
-    case = decoding_case(
-        "batch 1, greedy", model,
-        lambda: generate(model, prompts, new, label="ours"), lambda: their_greedy(model, prompts, new),
-        rounds, side, new,
-    )  # fmt: skip
-    if side != "both":
-        return []
-    case["roofline"] = roofline(model, 1, 32 + new / 2, case["seconds"] / new)
-    return [case, *growth(preset, model)]
+    cases = []
+    for name, config in DECODING.items():
+        case = decoding_case(
+            f"batch 1, greedy, {name}", model,
+            lambda config=config: generate(model, prompts, new, config, label="ours"),
+            lambda: their_greedy(model, prompts, new),
+            rounds, side, new,
+        )  # fmt: skip
+        if side != "both":
+            return []
+        case["roofline"] = roofline(model, 1, 32 + new / 2, case["seconds"] / new)
+        cases.append(case)
+    return [*cases, *growth(preset, model)]
 
 
 def growth(preset: Preset, model: TextModel) -> list[Case]:
@@ -110,13 +127,15 @@ def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
         ((whole == token).int().cumsum(1) > 0).double().mean().item() for token in range(min(4096, model.num_tokens))
     ]
     end = min(range(len(ended)), key=lambda token: abs(ended[token] - 0.5))
-    case = decoding_case(
-        f"batch 32, prompts of 16 to 128, {ended[end]:.0%} of the places after a row's end", model,
-        lambda: generate(model, prompts, new, end_token=end, label="ours"),
-        lambda: their_greedy(model, prompts, new, end),
-        rounds, side, 0,
-    )  # fmt: skip
-    return [case] if side == "both" else []
+    cases = []
+    for name in ("fp32", "bf16"):
+        cases.append(decoding_case(
+            f"batch 32, prompts of 16 to 128, {ended[end]:.0%} of the places after a row's end, {name}", model,
+            lambda name=name: generate(model, prompts, new, DECODING[name], end_token=end, label="ours"),
+            lambda: their_greedy(model, prompts, new, end),
+            rounds, side, 0,
+        ))  # fmt: skip
+    return cases if side == "both" else []
 
 
 # R4: the citation blocker.
@@ -216,13 +235,17 @@ def pictures(preset: Preset, rounds: int, side: str) -> list[Case]:
                 ids = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **options)
             return ids[:, prompt.shape[1] :].cpu()
 
-        def our_codes(prompt: Tensor = prompt, new: int = new) -> Tensor:
-            return generate(ours, prompt, new, label="ours")
+        def our_codes(config: DecodingConfig, prompt: Tensor = prompt, new: int = new) -> Tensor:
+            return generate(ours, prompt, new, config, label="ours")
 
-        case = decoding_case(f"batch {rows}", ours, our_codes, their_codes, max(3, rounds // 3), side, new)
-        if side == "both":
-            case["roofline"] = roofline(ours, rows, positions / 2, case["seconds"] / new)
-            cases.append(case)
+        for name in ("fp32", "fp32, compiled step") if rows == 1 else ("fp32",):
+            case = decoding_case(
+                f"batch {rows}, {name}", ours, partial(our_codes, config=DECODING[name]), their_codes,
+                max(3, rounds // 3), side, new,
+            )  # fmt: skip
+            if side == "both":
+                case["roofline"] = roofline(ours, rows, positions / 2, case["seconds"] / new)
+                cases.append(case)
     return cases
 
 

@@ -1,5 +1,7 @@
 """R3 of `speed.py`: a training step on cached activations, beside what it replaces.
 
+Ours trains in the precision that its trial finds here, or in the one that a case names. Trainer's default is fp32;
+with the same precision for both it is `bf16=True`, or autocast around a plain loop. Peers run torch's own attention.
 Does not know: the protocol (`pairs`), processes, records.
 """
 
@@ -16,35 +18,69 @@ from speed_models import Case, Preset, text_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import hypergen
 from hypergen.batches import batch_rows
+from hypergen.boundary import BoundaryCache
+from hypergen.config import Precision
 from hypergen.hyperfit import Plan, hyperfit
+from hypergen.precision import autocast, has_bf16_units
 from hypergen.text.model import TextModel
 
 STEPS = 8  # of training in one measurement; the first does not count
 BATCH = 8
+SAME_LOSS = {"fp32": 1e-4, "bf16": 5e-3}  # relative
 
 
 def training(preset: Preset, rounds: int, side: str) -> list[Case]:
     """8 x 256 tokens a step, fp32: last 2, last 1 and all blocks, beside HF Trainer and a plain frozen loop."""
-    model = text_model(preset)
+    model, best = text_model(preset), chosen_precision()
     shape = STEPS * BATCH, min(257, model.context_length)
     tokens = torch.randint(5, model.num_tokens, shape, generator=torch.Generator().manual_seed(2)).to(preset.device)
     if side != "both":
-        (OurTraining(model, tokens, 2) if side == "ours" else TheirTrainer(model, tokens))()
+        (OurTraining(model, tokens, 2, best) if side == "ours" else TheirTrainer(model, tokens))()
         return []
     cases = []
-    for last in (2, 1, 0):
-        ours = OurTraining(model, tokens, last)
-        peers: dict[str, Any] = {"HF Trainer, all blocks": TheirTrainer(model, tokens)}
-        if last:
-            peers["the same blocks frozen, no cache"] = FrozenLoop(model, tokens, last)
-        for peer, theirs in peers.items():
-            record = compare(ours, theirs, max(3, rounds // 3))
-            count = BATCH * (shape[1] - 1)
-            rates = {"rate": count / record["seconds"], "their_rate": count / record["their_seconds"]}
-            what = f"last {last} on the cache" if last else "all blocks"
+    for precision, theirs in dict.fromkeys([(best, "fp32"), (best, best), ("fp32", "fp32")]):
+        for last in (2, 1, 0):
+            if last == 0 and precision != theirs:
+                continue
+            ours = OurTraining(model, tokens, last, precision)
+            peers: dict[str, Any] = {"HF Trainer, all blocks": TheirTrainer(model, tokens, theirs)}
+            if last:
+                peers["the same blocks frozen, no cache"] = FrozenLoop(model, tokens, last, theirs)
             same = ours.agrees_with_uncached() if last else ""
-            cases.append({"name": f"{what}; {peer}", "same": same, "unit": "tokens/s", **record, **rates})
+            what = f"last {last} on the cache" if last else "all blocks"
+            for peer, other in peers.items():
+                record = compare(ours, other, max(3, rounds // 2))
+                count = BATCH * (shape[1] - 1)
+                rates = {"rate": count / record["seconds"], "their_rate": count / record["their_seconds"]}
+                name = f"{what}, {precision}; {peer}, {theirs}"
+                cases.append({"name": name, "same": same, "unit": "tokens/s", **record, **rates})
+    return [*cases, *effect_of_the_cache(preset)]
+
+
+def chosen_precision() -> Precision:
+    """What the trial of a fit finds on this machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if has_bf16_units(device) else "fp32"
+
+
+def effect_of_the_cache(preset: Preset) -> list[Case]:
+    """The embedded text base hyperfitted with and without the cache: what its greedy completions are then like."""
+    if preset.text is not None:
+        return []
+    cases, build = [], BoundaryCache.build
+    for name in ("cached", "uncached"):
+        with tempfile.TemporaryDirectory() as folder:
+            BoundaryCache.build = build if name == "cached" else staticmethod(lambda *_: None)  # type: ignore
+            run = hypergen.fit(modality="text", output=f"{folder}/run", measure_every=0)
+        row = next(row for row in run.records if row["name"] == "hyperfitted greedy")
+        numbers = {key: row["values"][key] for key in ("rep_4", "ttr", "overlap_mean")}
+        told = ", ".join(
+            f"{key} {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" for key, value in numbers.items()
+        )
+        cases.append({"name": f"greedy text after a {name} fit: {told}", "values": numbers})
+    BoundaryCache.build = build  # type: ignore[method-assign]
     return cases
 
 
@@ -58,10 +94,12 @@ def now() -> float:
 class OurTraining:
     """Seconds a step of `hyperfit`, without what is done once."""
 
-    def __init__(self, model: TextModel, tokens: Tensor, last: int):
+    def __init__(self, model: TextModel, tokens: Tensor, last: int, precision: Precision = "fp32"):
         self.model, self.tokens = copy.deepcopy(model), tokens
         self.start = copy.deepcopy(model.state_dict())
-        self.plan = Plan(steps=STEPS, batch_size=BATCH, learning_rate=1e-4, seed=0, last_layers=last)
+        self.plan = Plan(
+            steps=STEPS, batch_size=BATCH, learning_rate=1e-4, seed=0, last_layers=last, precision=precision
+        )
 
         self.set_up = 0.0
         """Seconds before the first step, of the last call: the boundary cache, optimizer state."""
@@ -78,18 +116,19 @@ class OurTraining:
         return hyperfit(self.model, self.tokens, self.plan, label="ours", stop_signal=polled).loss
 
     def agrees_with_uncached(self) -> bool:
-        """Whether the loss over one epoch is that of the same training without the cache, to 1e-4 of it."""
+        """Whether the loss over one epoch is that of a plain training without the cache, to 1e-4 of it (bf16: 5e-3)."""
         self.model.load_state_dict(self.start)
-        uncached = FrozenLoop(self.model, self.tokens, self.plan.last_layers).epoch_loss()
-        return abs(self._train() - uncached) <= 1e-4 * uncached
+        uncached = FrozenLoop(self.model, self.tokens, self.plan.last_layers, self.plan.precision).epoch_loss()
+        return abs(self._train() - uncached) <= SAME_LOSS[self.plan.precision] * uncached
 
 
 class FrozenLoop:
     """A plain transformers loop: all but the last blocks and the tail frozen (0: nothing), everything run each step."""
 
-    def __init__(self, model: TextModel, tokens: Tensor, last: int):
+    def __init__(self, model: TextModel, tokens: Tensor, last: int, precision: Precision = "fp32"):
         wrapped = copy.deepcopy(model)
-        self.causal, self.tokens = wrapped.causal.float().train(), tokens
+        self.causal, self.tokens, self.precision = wrapped.causal.float().train(), tokens, precision
+        self.causal.set_attn_implementation("sdpa")
         self.causal.requires_grad_(last == 0)
         for part in (*wrapped.blocks[len(wrapped.blocks) - last :], *wrapped.tail):
             part.requires_grad_(True)
@@ -108,7 +147,8 @@ class FrozenLoop:
 
     def _step(self, step: int) -> float:
         batch = self.tokens[batch_rows(0, step, len(self.tokens), BATCH)]
-        loss = self.causal(input_ids=batch, labels=batch).loss
+        with autocast(self.precision, batch.device):
+            loss = self.causal(input_ids=batch, labels=batch).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -118,8 +158,9 @@ class FrozenLoop:
 class TheirTrainer:
     """Seconds a step of transformers' Trainer, full fine-tuning, without what is done once."""
 
-    def __init__(self, model: TextModel, tokens: Tensor):
-        self.causal, self.tokens = copy.deepcopy(model).causal.float(), tokens.cpu()
+    def __init__(self, model: TextModel, tokens: Tensor, precision: Precision = "fp32"):
+        self.causal, self.tokens, self.precision = copy.deepcopy(model).causal.float(), tokens.cpu(), precision
+        self.causal.set_attn_implementation("sdpa")
 
     def __call__(self) -> float:
         times: list[float] = []
@@ -140,6 +181,7 @@ class TheirTrainer:
                 logging_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
+                bf16=self.precision == "bf16",
                 use_cpu=not torch.cuda.is_available(),
             )
             rows = [{"input_ids": row, "labels": row} for row in self.tokens]

@@ -6,6 +6,7 @@ Does not know: what a token means (`registry`), how training and decoding work, 
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,7 @@ from hypergen.resolve import (
 from hypergen.signals import SignalWatch
 
 GREEDY = DecodingConfig(stop_at_end=False)
+CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 PRETRAIN_HELD_OUT = 64  # sequences, at most, whose loss a new base reports
 
 
@@ -276,7 +278,10 @@ def _fit_plan(config: FitConfig, count: int) -> Plan:
         target_loss=config.target_loss,
         last_layers=config.last_layers or 0,
         precision=config.precision,
-        checkpoint_every=config.checkpoint_every * per_epoch,
+        micro_batch_size=config.micro_batch_size,
+        recompute=config.recompute,
+        checkpoint_every=(config.checkpoint_every or 0) * per_epoch,
+        checkpoint_seconds=CHECKPOINT_SECONDS if config.checkpoint_every is None else math.inf,
     )
 
 
@@ -300,11 +305,11 @@ def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | 
     return Comparison(modality, training, held_out, prompts, asked or new_tokens(held_out, prompts, fixed), seed)
 
 
-def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int) -> None:
+def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int | None) -> None:
     """Room for the result, and for the checkpoints that are kept while another one is written; a resumed run has some
     of them already."""
     result = 4 * sum(parameter.numel() for parameter in model.parameters())
-    states = state_bytes(model, last_layers) * (KEPT + 1 if checkpoint_every else 1)
+    states = state_bytes(model, last_layers) * (1 if checkpoint_every == 0 else KEPT + 1)
     check_space(folder, result + max(state_bytes(model, last_layers), states - bytes_in(folder / run.CHECKPOINTS)))
 
 

@@ -32,11 +32,11 @@ def try_compiling(model: LeanModel, rows: int, room: int) -> None:
         )
         return
     started, eager = time.perf_counter(), _Trial(model, rows, room)
-    model.compiled[rows] = torch.compile(model.advance, dynamic=True, fullgraph=True)
     try:
+        model.compiled[rows] = torch.compile(model.advance, dynamic=True, fullgraph=True)
         fast = _Trial(model, rows, room)
     except Exception as error:  # no compiler, or one that does not understand the step
-        del model.compiled[rows]
+        model.compiled.pop(rows, None)
         print(f"hypergen: --compile: not compiled ({str(error).splitlines()[0]})", file=sys.stderr)
         return
     took = time.perf_counter() - started

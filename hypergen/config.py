@@ -130,13 +130,19 @@ class FitConfig:
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision = "auto"
     """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
-    checkpoint_every: int = 0
-    """Epochs between checkpoints; 0: only when a signal stops the training, and at its end."""
+    micro_batch_size: int | None = None
+    """Sequences that are run through the model together, the others after them, for the same step; by default all of a
+    batch, halved when memory runs out."""
+    recompute: bool = False
+    """Compute the blocks' activations again in the backward pass: less memory, about a third more time."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints; by default one every ten minutes; 0: only when a signal stops the training, and at
+    its end."""
     resume: bool = False
     """Continue the newest whole checkpoint of --output, or start when there is none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "epochs", "batch_size", "held_out_samples", "max_new_tokens"):
+        for name in ("num_samples", "epochs", "batch_size", "micro_batch_size", "held_out_samples", "max_new_tokens"):
             require_at_least(self, name, 1)
         for name in ("last_layers", "checkpoint_every", "measure_every"):
             require_at_least(self, name, 0)

@@ -33,6 +33,7 @@ from hypergen.optimizers import new_optimizers, set_learning_rate
 from hypergen.precision import autocast, choose
 from hypergen.processes import Processes
 from hypergen.progress import track
+from hypergen.recompute import recomputed
 from hypergen.training_state import BYTES_PER_WEIGHT, State, restore, snapshot
 
 CHUNK = 2048  # positions whose logits exist at one time, at most
@@ -53,8 +54,14 @@ class Plan:
     """auto: found by a short trial when the training starts."""
     pretraining: bool = False
     """Muon for the matrices of the blocks, a cosine schedule and clipping to norm 1, in place of constant AdamW."""
+    micro_batch_size: int | None = None
+    """Sequences that are run through the model together; none: the whole batch, or less where memory runs out."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: only when it ends."""
+    checkpoint_seconds: float = math.inf
+    """Time after which the next step ends in a checkpoint, too."""
 
 
 StoppedBy = Literal["target_loss", "overlap", "epochs"]
@@ -112,6 +119,7 @@ def hyperfit(
     """
     _check_tokens(tokens, model.context_length)
     names, state = trained_parameters(model, plan.last_layers), state or State()
+    state.micro_batch_size = state.micro_batch_size or plan.micro_batch_size or 0
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
     state.precision = processes.same(_chosen_precision(model, tokens, plan, state))
@@ -124,8 +132,9 @@ def hyperfit(
     movement = Movement(list(names.values()))
     count, per_epoch = len(tokens), steps_per_epoch(len(tokens), plan.batch_size)
     started, trained = time.perf_counter(), 0
+    saved = started
 
-    with whole_steps, track(label, plan.steps, done=state.step) as advance:
+    with whole_steps, recomputed(model.blocks, plan.recompute), track(label, plan.steps, done=state.step) as advance:
         _, stopped_by = processes.agree(None, _stopped_by(state, plan, count, stop_rule))
         while stopped_by is None:
             if state.step % per_epoch == 0:
@@ -150,8 +159,10 @@ def hyperfit(
                 on_epoch(state.step // per_epoch, _epoch_mean(state, count, plan.batch_size))
                 started += time.perf_counter() - paused  # looking is not training
             number, stopped_by = processes.agree(stop_signal(), _stopped_by(state, plan, count, stop_rule))
-            if number or stopped_by or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
+            is_due = time.perf_counter() - saved >= plan.checkpoint_seconds
+            if number or stopped_by or is_due or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
                 on_checkpoint(snapshot(names, optimizers, state))
+                saved = time.perf_counter()
             if number:
                 raise Interrupted(number, f"stopped by signal {number} after step {state.step}; --resume continues")
     model.eval()

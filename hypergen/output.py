@@ -6,10 +6,12 @@ Does not know: what an item is; the modality writes its own files.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from hypergen import api, registry, report, run
@@ -18,6 +20,7 @@ from hypergen.errors import InputError
 from hypergen.kept_completions import kept
 from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, stored_tokens
 from hypergen.measures import trim
+from hypergen.precision import agreement
 from hypergen.record import machine
 from hypergen.report_table import is_printable, printable
 from hypergen.resolve import pick_device, refuse_empty, stored_settings
@@ -50,16 +53,20 @@ def generate(command: Generate) -> None:
     with kept(target, Path(command.run), options, rows, machine(pick_device(command.device))) as keep:
         completions = loaded.complete(rows, command.max_new_tokens, keep=keep, **decoding)
         _deliver(command, loaded, rows, completions)
+    if command.decoding.precision == "bf16":
+        whole = [torch.cat([row, ids]) for row, ids in zip(rows, trim(completions, _end(command, loaded)), strict=True)]
+        share, places = agreement(loaded.modality.model, whole)
+        told = f"fp32 finds the same token most likely at {share:.1%} of these {places:,} places"
+        print(f"hypergen: --precision bf16: {told}", file=sys.stderr)
 
 
 def _deliver(command: Generate, loaded: Run, rows: list[Tensor], completions: Tensor) -> None:
     """Print or write what was generated."""
     target = Path(command.output) if command.output else None
     items = loaded.modality.assemble(rows, completions)
-    end = loaded.modality.end_token if command.decoding.stop_at_end else None
     records = [
         {"prompt_tokens": row.tolist(), "completion_tokens": ids.tolist()} | _text(item)
-        for row, ids, item in zip(rows, trim(completions, end), items, strict=True)
+        for row, ids, item in zip(rows, trim(completions, _end(command, loaded)), items, strict=True)
     ]
     if command.json:
         for record in records:
@@ -69,6 +76,10 @@ def _deliver(command: Generate, loaded: Run, rows: list[Tensor], completions: Te
         print(f"look at {printable(str(target))}") if not command.json else None
     elif not command.json:
         _show(items)
+
+
+def _end(command: Generate, loaded: Run) -> int | None:
+    return loaded.modality.end_token if command.decoding.stop_at_end else None
 
 
 def _items(command: Generate, name: str, settings: Any) -> Any:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hypergen.agreement import top_tokens
 from hypergen.config import Precision
 
 BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "avx_ne_convert", "bf16", "sve_bf16")  # a CPU's names for them
@@ -65,6 +66,16 @@ def in_bf16(model: Any) -> Any:
     """A copy of a TokenModel whose parameters are bf16; buffers, such as rotary frequencies, stay as they are."""
     weights = {id(weight): nn.Parameter(weight.detach().bfloat16(), False) for weight in model.parameters()}
     return copy.deepcopy(model, weights)
+
+
+def agreement(model: Any, sequences: Sequence[Tensor]) -> tuple[float, int]:
+    """At what share of the places in these sequences (T,) the model and its bf16 copy find the same token most likely,
+    each after the same tokens, and how many places there are."""
+    decoder, same, places = in_bf16(model), 0, 0
+    for sequence in sequences:
+        one, other = (top_tokens(either, sequence[None]) for either in (model, decoder))
+        same, places = same + int((one == other).sum()), places + one.numel()
+    return same / max(1, places), places
 
 
 def _seconds(step: Callable[[Precision], object], precision: Precision) -> float:

@@ -104,20 +104,22 @@ def _most_likely(logits: Tensor, kept: Filters) -> tuple[Tensor, Tensor, Tensor]
         values, ids = topk(logits, kept.top_k)
         values = _cooled(values, values, kept)
         return values, ids, values.logsumexp(-1, keepdim=True)
-    log_total, width = _log_total(logits, kept), FEW
+    width, log_total = FEW, None
     while True:
-        values, ids = topk(logits, width)
-        values = _cooled(values, values, kept)
+        highest, ids = topk(logits, width)
+        values = _cooled(highest, highest, kept)
+        log_total = _log_total(logits, highest[:, :1], kept) if log_total is None else log_total
         if width >= logits.shape[-1] or _is_enough(values, log_total, kept):
             return values, ids, log_total
         width *= 16
 
 
-def _log_total(logits: Tensor, kept: Filters) -> Tensor:
-    """Logits (B, V) -> (B, 1), the log of the sum of exp of the cooled logits."""
-    if kept.temperature == 1.0:
-        return logits.logsumexp(-1, keepdim=True) - logits.amax(-1, keepdim=True)
-    return _cooled(logits, logits, kept).logsumexp(-1, keepdim=True)
+def _log_total(logits: Tensor, highest: Tensor, kept: Filters) -> Tensor:
+    """Logits (B, V) and the highest of each row (B, 1) -> (B, 1), the log of the sum of exp of the cooled logits."""
+    cooled = logits - highest
+    if kept.temperature != 1.0:
+        cooled /= max(kept.temperature, 1e-30)
+    return cooled.exp_().sum(-1, keepdim=True).log_()
 
 
 def _is_enough(values: Tensor, log_total: Tensor, kept: Filters) -> bool:

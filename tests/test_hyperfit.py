@@ -505,3 +505,17 @@ def test_signals_are_only_noted_inside_the_steps():
     model.boundary = lambda tokens, last: blocks.append(list(entered)) or boundary(model, tokens, last)
     hyperfit(model, sequences(8), plan(2, last_layers=1), whole_steps=Watch())
     assert blocks and not any(blocks) and entered == ["steps", "over"]
+
+
+def test_a_micro_batch_size_is_kept_and_gives_the_whole_batchs_training():
+    whole, parts = toy(), toy()
+    expected, losses = train(whole, sequences(8), plan(9))
+    result, more = train(parts, sequences(8), plan(9, micro_batch_size=1))
+    assert (expected.micro_batch_size, result.micro_batch_size) == (4, 1)
+    assert more == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_checkpoint_is_due_after_some_time_too():
+    steps = []
+    hyperfit(toy(), sequences(8), plan(4, checkpoint_seconds=0.0), on_checkpoint=lambda state: steps.append(state.step))
+    assert steps == [1, 2, 3, 4]

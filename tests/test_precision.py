@@ -5,8 +5,10 @@ import torch
 
 from hypergen import hyperfit as loop
 from hypergen import precision
+from hypergen.config import DecodingConfig
+from hypergen.generation import generate
 from hypergen.training_state import State
-from tests.test_hyperfit import plan, sequences, toy, train
+from tests.test_hyperfit import TiedToy, plan, sequences, toy, train
 
 CPU = torch.device("cpu")
 
@@ -80,3 +82,33 @@ def test_frozen_16_bit_weights_are_not_doubled_for_a_trial(monkeypatch):
     monkeypatch.setattr(loop, "choose", lambda *arguments: pytest.fail("a trial"))
     result, _ = train(toy().bfloat16(), sequences(8), plan(4, last_layers=1, precision="auto"))
     assert result.precision == "bf16"
+
+
+def test_a_bf16_copy_leaves_the_model_and_its_buffers_as_they_were():
+    model = toy()
+    model.register_buffer("frequencies", torch.arange(3.0))
+    before = [weight.clone() for weight in model.parameters()]
+    copied = precision.in_bf16(model)
+    assert {weight.dtype for weight in copied.parameters()} == {torch.bfloat16}
+    assert copied.frequencies.dtype == torch.float32
+    assert all(weight.equal(old) for weight, old in zip(model.parameters(), before, strict=True))
+
+
+def test_tied_weights_stay_tied_in_the_copy():
+    copied = precision.in_bf16(toy(TiedToy))
+    assert copied.output.weight is copied.embedding.weight
+
+
+def test_agreement_counts_the_places_where_both_find_the_same_token(monkeypatch):
+    model = toy()
+    share, places = precision.agreement(model, list(sequences(6)))
+    assert places == 6 * 11 and 0.9 < share <= 1
+    monkeypatch.setattr(precision, "in_bf16", lambda _: toy(seed=1))
+    assert precision.agreement(model, list(sequences(6)))[0] < 0.5
+
+
+def test_decoding_in_bf16_is_greedy_on_the_copy():
+    model = toy().eval()
+    prompts = sequences(4)[:, :3]
+    ids = generate(model, prompts, 6, DecodingConfig(precision="bf16"))
+    assert ids.equal(generate(precision.in_bf16(model), prompts, 6))
