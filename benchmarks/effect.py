@@ -60,6 +60,7 @@ NAMES = {
     "image-cifar10": "embedded image base, 500 CIFAR-10 pictures",
 }
 ROUNDS = 5
+SHOWN = ("ttr", "overlap_mean", "overlap_over_10")
 RECORDED = ("config", "settings", "training", "comparison", "versions", "machine")
 
 
@@ -105,8 +106,9 @@ def run_case(case: str, seed: int, shared: Path | None) -> dict[str, Any]:
 def compare_with_plain(model: str, tokens: Tensor, record: dict[str, Any]) -> dict[str, Any]:
     """Steps of both loops in turn on equal terms: same sequences, batches, optimizer, precision, trained layers."""
     config, wrapped = record["config"], hypergen.load(model, device="cpu").modality.model
-    ours = OurTraining(wrapped, tokens, config["last_layers"])
-    compared = compare(ours, FrozenLoop(wrapped, tokens, config["last_layers"]), ROUNDS)
+    precision = record["training"]["precision"]
+    ours = OurTraining(wrapped, tokens, config["last_layers"], precision)
+    compared = compare(ours, FrozenLoop(wrapped, tokens, config["last_layers"], precision), ROUNDS)
     steps = record["training"]["steps"]
     whole = steps * compared["their_seconds"] / (ours.set_up + steps * compared["seconds"])
     return {"step": compared, "set_up_seconds": ours.set_up, "whole_ratio": whole}
@@ -117,31 +119,41 @@ def tables(folder: Path) -> str:
     rows = {"text": [], "image": []}
     for case in CASES:
         path = folder / f"effect-{case}.json"
-        for record in json.loads(path.read_text()) if path.exists() else []:
-            rows[record["config"]["modality"]] += _table_rows(record, "rows_copied" if "image" in case else "rep_4")
-    heads = ("TTR", "overlap mean", "overlap > 10", "{}", "training loss", "seconds in all")
+        if path.exists():
+            records = json.loads(path.read_text())
+            modality = records[0]["config"]["modality"]
+            rows[modality] += _table_rows(records, "rows_copied" if modality == "image" else "rep_4")
+    heads = ("TTR", "overlap mean", "overlap > 10", "{}", "training loss", "slowest fit, s")
     parts = []
     for modality, last in (("text", "rep-4"), ("image", "rows copied")):
-        titles = " | ".join(("base, training set, seed", "decoding", *heads)).format(last)
+        titles = " | ".join(("base, training set, seeds", "decoding", *heads)).format(last)
         parts.append("\n".join([f"| {titles} |", "|---|---|" + "--:|" * len(heads), *rows[modality]]))
     return "\n\n".join(parts)
 
 
-def _table_rows(record: dict[str, Any], repeated: str) -> list[str]:
-    rows = []
-    for row in record["comparison"]:
-        cells = [_number(row["values"].get(name)) for name in ("ttr", "overlap_mean", "overlap_over_10", repeated)]
+def _table_rows(records: list[dict[str, Any]], repeated: str) -> list[str]:
+    """One line a decoding; records of several seeds together."""
+    rows, seeds = [], ", ".join(str(record["seed"]) for record in records)
+    for number, row in enumerate(records[0]["comparison"]):
+        values = [record["comparison"][number]["values"] for record in records]
+        cells = [_number([one.get(name) for one in values]) for name in (*SHOWN, repeated)]
         is_ours = row["name"] == "hyperfitted greedy"
-        cells += [f"{record['training']['loss']:.3f}", f"{record['seconds']:.0f}"] if is_ours else ["", ""]
-        rows.append(f"| {NAMES[record['case']]}, {record['seed']} | {row['name']} | {' | '.join(cells)} |")
+        losses = [{"mean": record["training"]["loss"]} for record in records]
+        slowest = f"{max(record['seconds'] for record in records):.0f}"
+        cells += [_number(losses), slowest] if is_ours else ["", ""]
+        rows.append(f"| {NAMES[records[0]['case']]}; {seeds} | {row['name']} | {' | '.join(cells)} |")
     return rows
 
 
-def _number(value: dict[str, float] | None) -> str:
-    if value is None:
+def _number(values: list[dict[str, float] | None]) -> str:
+    """One seed: the mean and its 95 % interval over the prompts. Several: their mean, the lowest and the highest."""
+    known = [value for value in values if value is not None]
+    if not known:
         return ""
-    interval = f" [{value['low']:.3f}, {value['high']:.3f}]" if "low" in value else ""
-    return f"{value['mean']:.3f}{interval}"
+    means = [value["mean"] for value in known]
+    ends = (min(means), max(means)) if len(means) > 1 else (known[0].get("low"), known[0].get("high"))
+    interval = "" if None in ends else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{sum(means) / len(means):.3f}{interval}"
 
 
 def _below(shared: Path | None, value: Any) -> Any:
