@@ -249,6 +249,7 @@ def _new_state(parts: list[Tensor], room: int, pads: Tensor | None, mask: Tensor
     length, first = parts[0].shape[3], parts[0]
     is_large = len(parts) * first.nbytes // length * room > LARGE_CACHE
     has_gaps = room * first.shape[4] * first.element_size() <= SHORT_RUN
+    room += 1  # a buffer that ends up full has another layout than before, for which a compiled step would not do
     size = RECENT if is_large and has_gaps and first.device.type == "cpu" else room
     recent = [part.new_empty(*part.shape[:3], size, part.shape[4]) for part in parts]
     if size < room:
