@@ -58,13 +58,13 @@ def read_bandwidth(size: int) -> float:
     return size / min(timed(data.sum)() for _ in range(15))
 
 
-def product_rate(rows: int = 1024) -> float:
-    """Operations a second of an fp32 matrix product, the best of 8."""
-    one, other = torch.randn(rows, rows), torch.randn(rows, rows)
+def product_rate(dtype: torch.dtype = torch.float32, rows: int = 1024) -> float:
+    """Operations a second of a matrix product, the best of 8."""
+    one, other = (torch.randn(rows, rows).to(dtype) for _ in range(2))
     return 2 * rows**3 / min(timed(lambda: one @ other)() for _ in range(8))
 
 
-def decoding_limit(weights: int, cache_per_token: int, parameters: int, rows: int, length: float) -> float:
+def decoding_limit(weights: int, cache_per_token: int, parameters: int, rows: float, length: float) -> float:
     """Seconds that a decoding step needs at least: weights and cache read once, or two operations a weight and row."""
     read = weights + rows * cache_per_token * length
     return max(read / read_bandwidth(int(read)), 2 * rows * parameters / product_rate())

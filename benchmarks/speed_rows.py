@@ -36,6 +36,7 @@ DECODING = {
     "fp32, compiled step": DecodingConfig(compile=True),
     "bf16": DecodingConfig(precision="bf16"),
 }
+SIZES = {"fp32": 4, "bf16": 2}  # bytes
 
 
 def their_greedy(model: TextModel, prompts: list[Tensor], new: int, end: int | None = None) -> Tensor:
@@ -69,8 +70,9 @@ def _common(one: Tensor, other: Tensor) -> float:
     return (one[:, :length] == other[:, :length]).int().cummin(1).values.double().mean().item()
 
 
-def roofline(model: Any, rows: int, length: float, step_seconds: float) -> float:
-    """The share of the physical limit that a decoding step reaches; embeddings are looked up, not read."""
+def roofline(model: Any, rows: float, length: float, step_seconds: float, size: int = 4) -> float:
+    """The share of the physical limit that a decoding step reaches, with numbers of `size` bytes; embeddings are looked
+    up, not read."""
     causal = getattr(model, "causal", model)
     config = causal.config
     layers, width = (
@@ -81,7 +83,7 @@ def roofline(model: Any, rows: int, length: float, step_seconds: float) -> float
     weights = sum(p.numel() for p in causal.parameters())
     if getattr(config, "tie_word_embeddings", True) is False or not hasattr(config, "tie_word_embeddings"):
         weights -= model.num_tokens * width
-    return decoding_limit(4 * weights, 8 * layers * width, weights, rows, length) / step_seconds
+    return decoding_limit(size * weights, 2 * size * layers * width, weights, rows, length) / step_seconds
 
 
 # R1, R2: decoding text.
@@ -100,7 +102,7 @@ def single_stream(preset: Preset, rounds: int, side: str) -> list[Case]:
         )  # fmt: skip
         if side != "both":
             return []
-        case["roofline"] = roofline(model, 1, 32 + new / 2, case["seconds"] / new)
+        case["roofline"] = roofline(model, 1, 32 + new / 2, case["seconds"] / new, SIZES[config.precision])
         cases.append(case)
     return [*cases, *growth(preset, model)]
 
@@ -128,6 +130,7 @@ def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
     ]
     end = min(range(len(ended)), key=lambda token: abs(ended[token] - 0.5))
     cases = []
+    alive = len(prompts) * (1 - ended[end])  # rows in a step, on average
     for name in ("fp32", "bf16"):
         cases.append(decoding_case(
             f"batch 32, prompts of 16 to 128, {ended[end]:.0%} of the places after a row's end, {name}", model,
@@ -135,6 +138,10 @@ def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
             lambda: their_greedy(model, prompts, new, end),
             rounds, side, 0,
         ))  # fmt: skip
+        if side == "both":
+            step = cases[-1]["seconds"] / new
+            length = sum(lengths) / len(lengths) + new / 2
+            cases[-1]["roofline"] = roofline(model, alive, length, step, SIZES[name])
     return cases if side == "both" else []
 
 

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import torch
-from pairs import compare
+from pairs import compare, product_rate
 from speed_models import Case, Preset, text_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -28,6 +28,7 @@ from hypergen.text.model import TextModel
 
 STEPS = 8  # of training in one measurement; the first does not count
 BATCH = 8
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAME_LOSS = {"fp32": 1e-4, "bf16": 5e-3}  # relative
 
 
@@ -55,8 +56,18 @@ def training(preset: Preset, rounds: int, side: str) -> list[Case]:
                 count = BATCH * (shape[1] - 1)
                 rates = {"rate": count / record["seconds"], "their_rate": count / record["their_seconds"]}
                 name = f"{what}, {precision}; {peer}, {theirs}"
+                limit = operations(model, last) / product_rate(DTYPES[precision])
+                rates["roofline"] = limit * count / record["seconds"]
                 cases.append({"name": name, "same": same, "unit": "tokens/s", **record, **rates})
     return [*cases, *effect_of_the_cache(preset)]
+
+
+def operations(model: TextModel, last: int) -> float:
+    """Of a training step, a token: six a trained weight, four a weight of a frozen head; attention is left out."""
+    blocks = sum(p.numel() for block in model.blocks[-last or None :] for p in block.parameters())
+    head = model.causal.get_output_embeddings().weight
+    trained_head = last == 0 or head is not model.causal.get_input_embeddings().weight
+    return 6 * blocks + (6 if trained_head else 4) * head.numel()
 
 
 def chosen_precision() -> Precision:

@@ -1,5 +1,7 @@
 """The boundary cache changes the time of last-layers training and nothing else. Alone: pytest tests/test_boundary.py"""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -136,3 +138,17 @@ def test_no_room_for_the_cache(monkeypatch, tmp_path):
     with pytest.raises(DiskError, match=r"needs 7,040 bytes, 0 are free; set TMPDIR"):
         train(ToyModel(**SHAPE), 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mapped_cache_takes_its_room_on_the_disk_before_it_is_written(monkeypatch):
+    """A mapping over a hole would end in SIGBUS when the disk is full."""
+    monkeypatch.setattr("hypergen.boundary.SHARE_OF_MEMORY", 0.0)
+
+    def full(file, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        DiskError, match=r"the boundary cache needs [\d,]+ bytes \(No space left on device\); set TMPDIR"
+    ):
+        BoundaryCache.build(ToyModel(**SHAPE), sequences(), 1, batch_size=3)

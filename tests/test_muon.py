@@ -98,3 +98,16 @@ def test_without_gradient_nothing_moves():
     weight = torch.ones(3, 3, requires_grad=True)
     Muon([weight], lr=0.1).step()
     assert weight.equal(torch.ones(3, 3))
+
+
+def test_bf16_orthogonalizes_coarsely_and_keeps_momentum_and_weights_in_fp32():
+    steps = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.nn.Parameter(torch.zeros(24, 16))
+        matrix.grad = random_matrix(24, 16)
+        optimizer = Muon([matrix], lr=1.0, dtype=dtype)
+        optimizer.step()
+        assert matrix.dtype == optimizer.state[matrix]["momentum_buffer"].dtype == torch.float32
+        steps[dtype] = matrix.detach()
+    apart = (steps[torch.float32] - steps[torch.bfloat16]).norm() / steps[torch.float32].norm()
+    assert 0 < apart < 0.05

@@ -1,6 +1,7 @@
 """What `generate` and `evaluate` print and write. Alone: pytest tests/test_output.py"""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch)
 
     monkeypatch.setattr(TextModality, "assemble", lambda *_: ["\x1b]0;title\x07\x9bA\nB\u202e"])
     assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]
+
+
+def test_bf16_says_how_far_it_agrees_with_fp32(text_run, capsys):
+    options = ["--prompt", "The ferryman", "--max-new-tokens", "8", "--no-stop-at-end", "--device", "cpu"]
+    assert cli.main(["generate", text_run, *options]) == 0
+    assert "bf16" not in capsys.readouterr().err
+    assert cli.main(["generate", text_run, *options, "--precision", "bf16"]) == 0
+    told = capsys.readouterr().err.splitlines()[-1]
+    number = r"\d+\.\d%"
+    assert re.fullmatch(
+        rf"hypergen: --precision bf16: fp32 finds the same token most likely at {number} of these \d+ places", told
+    )
 
 
 def test_json_has_the_ids_of_prompt_and_completion(text_run, capsys):
