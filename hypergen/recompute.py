@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from hypergen.forwards import changed_forwards
 
 
 @contextmanager
@@ -23,14 +24,5 @@ def recomputed(blocks: Sequence[nn.Module], wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    own: list[Any] = [vars(block).get("forward") for block in blocks]  # of the instance, such as accelerate's hooks
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
+    with changed_forwards(blocks, lambda forward: partial(checkpoint, forward, use_reentrant=False)):
         yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward

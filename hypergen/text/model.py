@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hypergen.compiled import try_compiling
 from hypergen.errors import InputError
+from hypergen.forwards import changed_forwards
 from hypergen.lean import LeanModel, LeanState, weights_version
 from hypergen.text import anatomy, attention, lean
 from hypergen.text.cache import new_cache, select_rows
@@ -332,17 +333,8 @@ def _skipped(blocks: Sequence[nn.Module], num_outputs: int) -> Iterator[None]:
         hidden = args[0] if args else named["hidden_states"]
         return (hidden, *[None] * (num_outputs - 1)) if num_outputs else hidden
 
-    own = [vars(block).get("forward") for block in blocks]  # a forward of the instance, such as accelerate's hooks set
-    try:
-        for block in blocks:
-            block.forward = unchanged
+    with changed_forwards(blocks, lambda _: unchanged):
         yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
