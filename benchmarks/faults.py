@@ -66,6 +66,9 @@ ROWS = {
     "e1": "a gradient that is not finite",
     "e3": "out of memory",
     "f": "hostile files",
+    "test_hostile": "control: the canary goes off where pickles are let in",
+    "test_processes": "two processes: same steps as one, signals, launchers",
+    "test_settings": "libraries older than the floors",
 }
 RECORDS = Path(__file__).parent / "records"
 
