@@ -33,7 +33,7 @@ from hypergen.text.model import TextModel
 
 DECODING = {
     "fp32": DecodingConfig(),
-    "fp32, compiled step": DecodingConfig(compile=True),
+    "fp32, no native step": DecodingConfig(native=False),
     "bf16": DecodingConfig(precision="bf16"),
 }
 SIZES = {"fp32": 4, "bf16": 2}  # bytes
@@ -245,7 +245,7 @@ def pictures(preset: Preset, rounds: int, side: str) -> list[Case]:
         def our_codes(config: DecodingConfig, prompt: Tensor = prompt, new: int = new) -> Tensor:
             return generate(ours, prompt, new, config, label="ours")
 
-        for name in ("fp32", "fp32, compiled step") if rows == 1 else ("fp32",):
+        for name in ("fp32", "fp32, no native step") if rows == 1 else ("fp32",):
             case = decoding_case(
                 f"batch {rows}, {name}", ours, partial(our_codes, config=DECODING[name]), their_codes,
                 max(3, rounds // 3), side, new,

@@ -181,8 +181,8 @@ class DecodingConfig:
     """End a completion at the end token."""
     precision: DecodingPrecision = "fp32"
     """bf16 decodes with a copy of the weights in bf16: half the memory to read, other choices where two are close."""
-    compile: bool = False
-    """Try a step compiled by torch.compile (about 10 s) and use it if it is faster; for long jobs of few rows."""
+    native: bool = True
+    """Steps of small models on a CPU in native code, which a C++ compiler makes once (some seconds; on Linux)."""
     seed: int = 0
     """Seed of sampling."""
 

@@ -74,8 +74,7 @@ def generate(
     device = next(model.parameters()).device
     decoder = in_bf16(model) if config.precision == "bf16" else model
     with torch.inference_mode(), track(label, len(rows)) as advance:
-        if config.compile:
-            decoder.compile_step(min(batch_size, len(rows)), max(map(len, rows)) + max_new_tokens)
+        decoder.use_native(config.native)
         for batch in _batches(rows, batch_size, model.takes_padding and config.strategy not in UNPADDED):
             choose = Chooser(config, citations, batch)
             prompts = [rows[index].to(device) for index in batch]

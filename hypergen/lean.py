@@ -14,14 +14,18 @@ heads, E width of a head, V vocabulary, M rows of a product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from hypergen.native import NativeStep
 
 DTYPES = (torch.float32, torch.bfloat16)  # of a model that can be packed, all weights the same
 MOST_BYTES = 2**29  # of weights; those of a larger model are not copied: there arithmetic takes the time, not calls
@@ -32,6 +36,18 @@ LARGE_MODEL = 16 * 2**20  # bytes of weights that one thread does not read fast 
 ROWS_FOR_THREADS = 4  # from here on several threads are faster (measured)
 ROWS_TO_PREPACK = {"AVX512": 2}  # from here on oneDNN's layout is faster than a transposed one (measured)
 OTHER_ROWS_TO_PREPACK = 16  # the same on processors of other kinds; also the rows that oneDNN lays weights out for
+
+
+def quick_gelu(inner: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x)."""
+    return inner * torch.sigmoid(1.702 * inner)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "tanh_gelu": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+}
 
 
 class Product:
@@ -47,7 +63,7 @@ class Product:
         self.prepacked: Tensor | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if rows.shape[0] >= self.rows_to_prepack and not torch.compiler.is_compiling():
+        if rows.shape[0] >= self.rows_to_prepack:
             if self.prepacked is None:
                 self.prepacked = _prepack(self.weight)
             return _prepacked_product(rows, self.prepacked, self.bias)
@@ -104,27 +120,34 @@ class LeanState:
     """(B,) padding ids before each prompt; None: none anywhere."""
     mask: Tensor | None
     """(B, 1, 1, room), added to attention scores: -inf where a row is padding."""
+    is_native: bool = False
+    """Arranged by `NativeStep.arrange`, the whole part empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeanModel:
     """A decoder-only transformer whose blocks normalize before attention and before the MLP."""
 
-    embed: Callable[[Tensor, Tensor], Tensor]
-    """Ids (B, T) or (B,) and positions that broadcast to them -> (..., D), a new tensor."""
+    embedding: Tensor
+    """(ids, D)."""
+    places: Tensor | None = None
+    """(positions, D), added to the embedding; None: queries and keys are rotated."""
     blocks: Sequence[LeanBlock]
     head: Product
-    normalize: Callable[[Tensor], Tensor]
-    """(M, D) -> (M, D), without gain and bias."""
-    activate: Callable[[Tensor], Tensor]
-    """What `widen` gives -> what `narrow` takes."""
+    norm: Literal["rms", "layer"]
+    """Without gain and bias; see `normalize`."""
+    epsilon: float
+    activation: str
+    """A name in ACTIVATIONS."""
+    is_gated: bool
+    """Whether `widen` gives gates (M, I), which are activated, and what they are multiplied with (M, I)."""
     num_heads: int
     num_groups: int
     head_width: int
     rotation: Tensor | None = None
     """(positions, E / 2, 2), cosines and sines by which neighbouring pairs are turned; None: positions are embedded."""
-    compiled: dict[int, Callable[..., Tensor]] = field(default_factory=dict)
-    """By rows of a step, what takes the place of `advance` (`compiled.try_compiling`)."""
+    native: NativeStep | None = None
+    """What takes the place of `advance`."""
 
     @cached_property
     def nbytes(self) -> int:
@@ -147,7 +170,7 @@ class LeanModel:
         dtype = self.head.weight.dtype
         mask = None if pads is None else _causal_mask(pads, length).to(dtype)
         positions = _gather(positions.flatten(), kept)
-        hidden, turn = self.embed(_gather(prompt.flatten(), kept), positions), self._turn(positions)
+        hidden, turn = self._embed(_gather(prompt.flatten(), kept), positions), self._turn(positions)
         parts = []
         for block in self.blocks:
             heads = _spread(self._project(block, hidden, turn), kept, batch * length)
@@ -162,49 +185,73 @@ class LeanModel:
         ends = torch.arange(1, batch + 1, device=prompt.device) * length
         ends = ends - 1 if pads is None else ends - 1 - pads.cumsum(0)
         padding = None if pads is None else _padding_mask(pads, room).to(dtype)
-        return self.head(self.normalize(hidden[ends])), _new_state(parts, room, pads, padding)
+        return self.head(self._normalize(hidden[ends])), _new_state(parts, room, pads, padding, self.native)
 
     def step(self, token: Tensor, state: LeanState) -> tuple[Tensor, LeanState]:
         """(B,) ids -> logits (B, V) of the id after each, and a state one longer over the same memory."""
+        if state.is_native:
+            assert self.native is not None
+            self._require_room(state)
+            return self.native(token, state), replace(state, length=state.length + 1)
         state = _with_room(state)
+        with _enough_threads(self, token):
+            logits = self._advance(token, state)
+        return logits, replace(state, length=state.length + 1)
+
+    def _require_room(self, state: LeanState) -> None:
+        """The native step writes where it is told to."""
+        tables = [len(table) for table in (self.rotation, self.places) if table is not None]
+        room = min([state.recent[0].shape[3], *tables])
+        if state.length >= room:
+            raise IndexError(f"token {state.length + 1}: there is room for {room}")
+
+    def _advance(self, token: Tensor, state: LeanState) -> Tensor:
+        """(B,) ids -> logits (B, V); the recent part of the state takes the new token."""
         length, filled = state.length, state.length - state.whole[0].shape[3]
         positions = torch.tensor([length], device=token.device) if state.pads is None else length - state.pads
         mask = None if state.mask is None else state.mask[..., : length + 1]
-        is_plain = filled == length and mask is None
-        advance = self.compiled.get(len(token), self.advance) if is_plain else self.advance
-        with _enough_threads(self, token):
-            logits = advance(token, positions, state.whole, state.recent, filled, mask)
-        return logits, replace(state, length=length + 1)
-
-    def advance(
-        self,
-        token: Tensor,
-        positions: Tensor,
-        whole: list[Tensor],
-        recent: list[Tensor],
-        filled: int,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """A step on what a state holds: ids and positions (B,), (1,) -> logits (B, V); `recent` takes the new token."""
         batch = len(token)
-        hidden, turn = self.embed(token, positions), self._turn(positions)
+        hidden, turn = self._embed(token, positions), self._turn(positions)
         num_queries = self.num_heads * self.head_width
         grouped = batch, self.num_groups, self.num_heads // self.num_groups, self.head_width
         of_others = batch, 2, self.num_groups, self.head_width
-        for block, before, buffer in zip(self.blocks, whole, recent, strict=True):
+        for block, before, buffer in zip(self.blocks, state.whole, state.recent, strict=True):
             parts = self._project(block, hidden, turn)
             buffer.narrow(3, filled, 1).squeeze(3).copy_(parts[:, num_queries:].view(of_others).transpose(0, 1))
             queries = parts[:, :num_queries].view(grouped)  # those of a group are its rows
             mixed = _attend(queries, before, buffer.narrow(3, 0, filled + 1), mask, block.scale)
             hidden = self._finish(block, hidden, mixed.reshape(batch, -1))
-        return self.head(self.normalize(hidden))
+        return self.head(self._normalize(hidden))
+
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Ids (M,) and positions that broadcast to them -> (M, D), a new tensor."""
+        embedded = F.embedding(ids, self.embedding)
+        return embedded if self.places is None else embedded + F.embedding(positions, self.places)
+
+    def _normalize(self, hidden: Tensor) -> Tensor:
+        """(M, D) -> (M, D), without gain and bias, for RMS norm also without the factor sqrt(D): it is in the gain."""
+        if self.norm == "layer":
+            return F.layer_norm(hidden, hidden.shape[-1:], eps=self.epsilon)
+        return hidden / torch.hypot(torch.linalg.vector_norm(hidden, dim=-1, keepdim=True), self._floor)
+
+    @cached_property
+    def _floor(self) -> Tensor:
+        return self.embedding.new_tensor(math.sqrt(self.embedding.shape[1] * self.epsilon))
+
+    def _activate(self, wide: Tensor) -> Tensor:
+        """What `widen` gives -> what `narrow` takes, (M, I)."""
+        activation = ACTIVATIONS[self.activation]
+        if not self.is_gated:
+            return activation(wide)
+        gate, up = wide.chunk(2, -1)
+        return activation(gate).mul_(up)
 
     @staticmethod
     def select(state: LeanState, rows: Tensor) -> LeanState:
         """These rows (B',) of a state, repeats allowed; the given one is left as it was."""
         whole, recent = ([part.index_select(1, rows) for part in parts] for parts in (state.whole, state.recent))
         pads, mask = (None if part is None else part[rows] for part in (state.pads, state.mask))
-        return LeanState(whole, recent, state.length, pads, mask)
+        return LeanState(whole, recent, state.length, pads, mask, state.is_native)
 
     def _turn(self, positions: Tensor) -> Tensor | None:
         """Positions (M,) or (1,) -> what queries and keys are turned by, (M, 1, E / 2, 2) or (1, 1, E / 2, 2)."""
@@ -212,11 +259,11 @@ class LeanModel:
 
     def _project(self, block: LeanBlock, hidden: Tensor, turn: Tensor | None) -> Tensor:
         """(M, D) -> (M, (H + 2 G) E), queries and keys rotated."""
-        parts = block.attend(self.normalize(hidden))
+        parts = block.attend(self._normalize(hidden))
         if turn is None:
             return parts
         pairs, num_turned = parts.view(len(parts), -1, self.head_width // 2, 2), self.num_heads + self.num_groups
-        if torch.compiler.is_compiling() or parts.dtype != torch.float32:  # for which there are no complex numbers
+        if parts.dtype != torch.float32:  # for which there are no complex numbers
             turned = _product_of_complex(pairs[:, :num_turned].float(), turn)
             return torch.cat([turned.to(parts.dtype), pairs[:, num_turned:]], 1).flatten(1)
         torch.view_as_complex(pairs).narrow(1, 0, num_turned).mul_(torch.view_as_complex(turn))
@@ -225,7 +272,7 @@ class LeanModel:
     def _finish(self, block: LeanBlock, hidden: Tensor, mixed: Tensor) -> Tensor:
         """The residual stream (M, D) after a block, over the one before it."""
         hidden += block.mix(mixed)
-        hidden += block.narrow(self.activate(block.widen(self.normalize(hidden))))
+        hidden += block.narrow(self._activate(block.widen(self._normalize(hidden))))
         return hidden
 
 
@@ -244,15 +291,20 @@ def _spread(rows: Tensor, kept: Tensor | None, count: int) -> Tensor:
     return rows if kept is None else rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, kept, rows)
 
 
-def _new_state(parts: list[Tensor], room: int, pads: Tensor | None, mask: Tensor | None) -> LeanState:
+def _new_state(
+    parts: list[Tensor], room: int, pads: Tensor | None, mask: Tensor | None, native: NativeStep | None
+) -> LeanState:
     """Keys and values (2, B, G, P, E) of each block as a state for `room` tokens."""
     length, first = parts[0].shape[3], parts[0]
+    if native is not None:
+        recent = [native.arrange(part, room) for part in parts]
+        return LeanState([part[:, :, :, :0] for part in parts], recent, length, pads, None, is_native=True)
     is_large = len(parts) * first.nbytes // length * room > LARGE_CACHE
     has_gaps = room * first.shape[4] * first.element_size() <= SHORT_RUN
-    room += 1  # a buffer that ends up full has another layout than before, for which a compiled step would not do
-    size = RECENT if is_large and has_gaps and first.device.type == "cpu" else room
+    is_split = is_large and has_gaps and first.device.type == "cpu"
+    size = RECENT if is_split else room
     recent = [part.new_empty(*part.shape[:3], size, part.shape[4]) for part in parts]
-    if size < room:
+    if is_split:
         return LeanState(parts, recent, length, pads, mask)
     for part, buffer in zip(parts, recent, strict=True):
         buffer[:, :, :, :length] = part
@@ -271,9 +323,6 @@ def _with_room(state: LeanState) -> LeanState:
 def _attend(queries: Tensor, whole: Tensor, recent: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Queries (B, G, R, E) over whole and recent keys and values (2, B, G, ., E) -> (B, G, R, E)."""
     length = whole.shape[3]
-    if torch.compiler.is_compiling():  # inductor fuses these; torch's kernel would be a call that it cannot look into
-        scores = (queries.unsqueeze(3) * recent[0].unsqueeze(2)).sum(-1) * scale
-        return (scores.softmax(-1).unsqueeze(-1) * recent[1].unsqueeze(2)).sum(3)
     if length == 0:
         return F.scaled_dot_product_attention(queries, recent[0], recent[1], mask, scale=scale)
     keys, values = whole.flatten(1, 2)
@@ -302,12 +351,6 @@ def _enough_threads(model: LeanModel, token: Tensor) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def rms_norm(width: int, epsilon: float, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """x / sqrt(sum of squares + D epsilon) in three operations; the factor sqrt(D) it lacks belongs into the gain."""
-    floor = like.new_tensor(math.sqrt(width * epsilon))
-    return lambda hidden: hidden / torch.hypot(torch.linalg.vector_norm(hidden, dim=-1, keepdim=True), floor)
 
 
 def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:

@@ -53,9 +53,8 @@ class TokenModel(Protocol):
         """(B,) ids -> logits (B, V) of the token after it, and the new state; the prefix is never recomputed."""
         ...
 
-    def compile_step(self, rows: int, room: int) -> None:
-        """Let steps of so many rows, in sequences of up to `room` tokens, run compiled if a trial finds that faster;
-        say on stderr what was chosen."""
+    def use_native(self, wanted: bool) -> None:
+        """Whether steps run in native code where that can be had; elsewhere they stay as they are."""
         ...
 
     def select(self, state: State, rows: Tensor) -> State:

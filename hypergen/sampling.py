@@ -68,7 +68,9 @@ def candidates(logits: Tensor, kept: Filters) -> tuple[Tensor, Tensor]:
 
 
 def argmax(logits: Tensor) -> Tensor:
-    """(B, V) -> (B,), the first of the largest; a tenth of the time of `Tensor.argmax` on a CPU (measured)."""
+    """(B, V) -> (B,), the first of the largest. `Tensor.argmax` takes ten times as long on a CPU (measured)."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
     rows, num_blocks = logits.shape[0], logits.shape[1] // BLOCK
     if num_blocks < 2 or logits.shape[1] % BLOCK:
         return logits.argmax(-1)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.attention import causal_attention
-from hypergen.compiled import try_compiling
 from hypergen.errors import InputError
-from hypergen.lean import LeanBlock, LeanModel, LeanState, Product, rms_norm, weights_version
+from hypergen.lean import LeanBlock, LeanModel, LeanState, Product, quick_gelu, weights_version
+from hypergen.native import with_native_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +98,6 @@ class Perceptron(nn.Module):
         return self.c_proj(quick_gelu(self.c_fc(hidden)))
 
 
-def quick_gelu(inner: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x)."""
-    return inner * torch.sigmoid(1.702 * inner)
-
-
 class Block(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
@@ -142,6 +137,7 @@ class ImageTransformer(nn.Module):
         self.transformer = Body(config)
         self.lm_head = nn.Linear(config.width, config.num_codes, bias=False)
         self._packed: tuple[Any, LeanModel] | None = None
+        self._wants_native = False
 
     @property
     def start_token(self) -> int:
@@ -196,16 +192,16 @@ class ImageTransformer(nn.Module):
         assert self._packed is not None
         return self._packed[1].step(token, state)
 
-    @torch.no_grad()
-    def compile_step(self, rows: int, room: int) -> None:
-        """As `compiled.try_compiling`."""
-        try_compiling(self._lean(), rows, min(room, self.config.num_positions))
+    def use_native(self, wanted: bool) -> None:
+        """Whether steps run in native code where that can be had (`native`)."""
+        self._packed = self._packed if wanted == self._wants_native else None
+        self._wants_native = wanted
 
     def _lean(self) -> LeanModel:
         """The packed copy of the weights as they are now."""
         version = weights_version(self)
         if self._packed is None or self._packed[0] != version:
-            self._packed = version, pack(self)
+            self._packed = version, with_native_step(pack(self)) if self._wants_native else pack(self)
         return self._packed[1]
 
     def select(self, state: LeanState, rows: Tensor) -> LeanState:
@@ -248,13 +244,15 @@ def pack(model: ImageTransformer) -> LeanModel:
             scale=layer.attn.scale,
         )
 
-    codes, places = body.wte.weight.detach(), body.wpe.weight.detach()
     return LeanModel(
-        embed=lambda ids, positions: F.embedding(ids, codes) + F.embedding(positions, places),
+        embedding=body.wte.weight.detach(),
+        places=body.wpe.weight.detach(),
         blocks=[block(layer) for layer in body.h],
         head=Product((model.lm_head.weight * body.ln_f.weight * gain).T),
-        normalize=rms_norm(config.width, config.norm_epsilon, codes),
-        activate=quick_gelu,
+        norm="rms",
+        epsilon=config.norm_epsilon,
+        activation="quick_gelu",
+        is_gated=False,
         num_heads=config.num_heads,
         num_groups=config.num_heads,
         head_width=config.width // config.num_heads,

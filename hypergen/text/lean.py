@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hypergen.lean import LeanBlock, LeanModel, Product, is_small, rms_norm
+from hypergen.lean import LeanBlock, LeanModel, Product, is_small
 
 LLAMAS = ("llama", "mistral", "qwen2")
+GPT2_ACTIVATIONS = {"gelu_new": "tanh_gelu", "gelu_pytorch_tanh": "tanh_gelu", "silu": "silu", "swish": "silu"}
 CHANGING_ROTATIONS = ("dynamic", "longrope")  # whose frequencies depend on how long the sequence is
 
 
@@ -31,7 +31,8 @@ def pack(causal: PreTrainedModel) -> LeanModel | None:
         return None
     if causal.config.model_type in LLAMAS and not _changes_with_length(causal):
         return _pack_llama(causal)
-    return _pack_gpt2(causal) if causal.config.model_type == "gpt2" else None
+    is_gpt2 = causal.config.model_type == "gpt2" and causal.config.activation_function in GPT2_ACTIVATIONS
+    return _pack_gpt2(causal) if is_gpt2 else None
 
 
 def _changes_with_length(causal: Any) -> bool:
@@ -59,13 +60,14 @@ def _pack_llama(causal: Any) -> LeanModel:
             scale=attention.scaling,
         )
 
-    embedding = body.embed_tokens.weight.detach()
     return LeanModel(
-        embed=lambda ids, positions: F.embedding(ids, embedding),
+        embedding=body.embed_tokens.weight.detach(),
         blocks=[block(layer) for layer in body.layers],
         head=Product((causal.lm_head.weight * body.norm.weight * gain).T, causal.lm_head.bias),
-        normalize=rms_norm(width, config.rms_norm_eps, embedding),
-        activate=_gated_silu,
+        norm="rms",
+        epsilon=config.rms_norm_eps,
+        activation="silu",
+        is_gated=True,
         num_heads=heads,
         num_groups=groups,
         head_width=head_width,
@@ -86,13 +88,15 @@ def _pack_gpt2(causal: Any) -> LeanModel:
             scale=(width // heads) ** -0.5,
         )
 
-    embedding, places = body.wte.weight.detach(), body.wpe.weight.detach()
     return LeanModel(
-        embed=lambda ids, positions: F.embedding(ids, embedding) + F.embedding(positions, places),
+        embedding=body.wte.weight.detach(),
+        places=body.wpe.weight.detach(),
         blocks=[block(layer) for layer in body.h],
         head=_after_norm(body.ln_f, causal.lm_head.weight.T, causal.lm_head.bias),
-        normalize=lambda hidden: F.layer_norm(hidden, (width,), eps=config.layer_norm_epsilon),
-        activate=body.h[0].mlp.act,
+        norm="layer",
+        epsilon=config.layer_norm_epsilon,
+        activation=GPT2_ACTIVATIONS[config.activation_function],
+        is_gated=False,
         num_heads=heads,
         num_groups=heads,
         head_width=width // heads,
@@ -131,9 +135,3 @@ def _rotation(rotary: Any, num_positions: int) -> Tensor:
     """(positions, E / 2, 2), from the model's own frequencies and scaling."""
     angles = torch.outer(torch.arange(num_positions, device=rotary.inv_freq.device).float(), rotary.inv_freq.float())
     return torch.stack([angles.cos(), angles.sin()], -1) * rotary.attention_scaling
-
-
-def _gated_silu(wide: Tensor) -> Tensor:
-    """silu(gate) * up of (M, 2 I) -> (M, I)."""
-    gate, up = wide.chunk(2, -1)
-    return F.silu(gate).mul_(up)

@@ -11,7 +11,6 @@ Shape letters: B batch, T tokens, P prompt, V vocabulary, D width.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from hypergen.compiled import try_compiling
 from hypergen.errors import InputError
 from hypergen.forwards import changed_forwards
 from hypergen.lean import LeanModel, LeanState, weights_version
+from hypergen.native import with_native_step
 from hypergen.text import anatomy, attention, lean
 from hypergen.text.cache import new_cache, select_rows
 from hypergen.text.offload import is_offloaded
@@ -65,6 +64,7 @@ class TextModel(nn.Module):
         self._finish = anatomy.finish(causal)
         self._sound_cuts: set[int] = set()
         self._packed: tuple[Any, LeanModel | None] | None = None
+        self._wants_native = False
         self._attach()
 
     @property
@@ -131,12 +131,10 @@ class TextModel(nn.Module):
             return self._packed[1].step(token, state)
         return self._advance(token[:, None], state)
 
-    def compile_step(self, rows: int, room: int) -> None:
-        """As `compiled.try_compiling`; a model without a packed copy stays as it is, and says so."""
-        if (packed := self._lean()) is not None:
-            try_compiling(packed, rows, min(room, self.context_length))
-        else:
-            print(f"hypergen: --compile: not for {self._architecture}, which has no packed copy", file=sys.stderr)
+    def use_native(self, wanted: bool) -> None:
+        """Whether steps run in native code where that can be had (`native`)."""
+        self._packed = self._packed if wanted == self._wants_native else None
+        self._wants_native = wanted
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """These rows (B',) of a state, repeats allowed."""
@@ -180,6 +178,8 @@ class TextModel(nn.Module):
             probe = self._probe()
             if packed is not None and not self._agrees(self.forward(probe)[:, -1], lambda: self._stepped(probe)):
                 self._packed = version, None
+            elif packed is not None and self._wants_native:
+                self._packed = version, with_native_step(packed)
         return self._packed[1]
 
     def _run(self, **inputs: Any) -> Tensor:

@@ -82,8 +82,8 @@ class ToyModel(nn.Module):
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         return self._extend(token[:, None], state)
 
-    def compile_step(self, rows: int, room: int) -> None:
-        """It has nothing to compile."""
+    def use_native(self, wanted: bool) -> None:
+        """It has no native code."""
 
     def select(self, state: State, rows: Tensor) -> State:
         return State(tuple((key[rows], value[rows]) for key, value in state.caches))

@@ -1,0 +1,381 @@
+// One decoding step of a small transformer as one call, for processors (see native.py).
+//
+// A product's weights lie in panels of PANEL columns, [panel][in][PANEL], and are read once for a tile of rows. Every
+// number is computed by one thread and summed in one order, whatever the rows beside it and the count of threads, so
+// neither changes a bit. Weights and cache are fp32 or bf16 (T), everything else is fp32.
+// Does not know: torch, Python, architectures, the computation of a prompt.
+//
+// Letters: B rows, L tokens so far, C room of a cache, D width, H query heads, G key-value heads, E width of a head.
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE = 12;  // the sums of a tile fill 24 of 32 registers
+#elif defined(__AVX2__)
+constexpr int LANES = 8, TILE = 6;  // 12 of 16
+#else
+constexpr int LANES = 4, TILE = 6;
+#endif
+constexpr int PANEL = 2 * LANES;  // as in native.py
+
+using bf16 = uint16_t;
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+
+inline float one(float value) { return value; }
+inline float one(bf16 value) {
+  uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+inline void put(float value, float* to) { *to = value; }
+inline void put(float value, bf16* to) {  // to the nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  *to = value != value ? 0x7fc0 : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline Lanes load(const float* from) {
+  Lanes lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+inline Lanes load(const bf16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return (Lanes)(__builtin_convertvector(halves, Bits) << 16);
+}
+
+inline float exponential(float x) {  // to 2e-7; plain arithmetic, so that compilers do many at once
+  x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 rounds
+  float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.0f / 5040;
+  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + c;
+  int32_t bits = (int32_t(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+}  // namespace
+
+extern "C" {
+
+enum Activation : int64_t { SILU, TANH_GELU, QUICK_GELU };
+
+struct Product {  // x (I) -> x @ weight + bias (O)
+  const void* weight;
+  const float* bias;  // or null
+  int64_t in, out;
+};
+
+struct Block {
+  Product attend, mix, widen, gate, narrow;  // gate.weight is null where the MLP has none
+  float scale;
+};
+
+struct Model {
+  const void* embedding;  // (num_tokens, D)
+  const void* places;     // (positions, D) or null
+  const float* rotation;  // (positions, E / 2, 2) or null
+  const Block* blocks;
+  Product head;
+  int64_t num_blocks, num_tokens, width, heads, groups, head_width;
+  int64_t activation, centred;  // centred: layer norm, else RMS norm over the sum of squares
+  float epsilon;
+};
+
+}  // extern "C"
+
+namespace {
+
+struct Share {  // of a thread: which of `count` things
+  int64_t first, last;
+  Share(int64_t count, int thread, int threads)
+      : first(count * thread / threads), last(count * (thread + 1) / threads) {}
+};
+
+template <class T, int R>
+void multiply_tile(const float* x, int64_t in, const T* panel, float (*sums)[PANEL]) {
+  Lanes total[R][2] = {};
+  for (int64_t i = 0; i < in; ++i, panel += PANEL) {
+    if (R > 1) {  // one row needs all the bandwidth there is; several leave some for the panel that comes next
+      __builtin_prefetch(panel + in * PANEL, 0, 2);
+      __builtin_prefetch(panel + in * PANEL + LANES, 0, 2);
+    }
+    Lanes low = load(panel), high = load(panel + LANES);
+    for (int r = 0; r < R; ++r) {
+      Lanes value = x[r * in + i] - Lanes{};
+      total[r][0] += value * low;
+      total[r][1] += value * high;
+    }
+  }
+  std::memcpy(sums, total, sizeof total);
+}
+
+template <class T>
+using Tile = void (*)(const float*, int64_t, const T*, float (*)[PANEL]);
+
+template <class T, int... R>
+Tile<T> tile_of(int rows, std::integer_sequence<int, R...>) {
+  static constexpr Tile<T> tiles[] = {multiply_tile<T, R + 1>...};
+  return tiles[rows - 1];
+}
+
+// x (B, I) times one panel, tile by tile; `take` gets (row, column, what is summed up in PANEL columns, how many of
+// these there are).
+template <class T, class Take>
+void multiply_panel(const float* x, int64_t rows, const Product& product, int64_t panel, Take take) {
+  const T* weight = static_cast<const T*>(product.weight) + panel * product.in * PANEL;
+  int64_t column = panel * PANEL, columns = product.out - column < PANEL ? product.out - column : PANEL;
+  int64_t tiles = (rows + TILE - 1) / TILE;
+  for (int64_t t = 0; t < tiles; ++t) {
+    Share part(rows, int(t), int(tiles));
+    float sums[TILE][PANEL];
+    tile_of<T>(int(part.last - part.first), std::make_integer_sequence<int, TILE>{})(
+        x + part.first * product.in, product.in, weight, sums);
+    for (int64_t row = part.first; row < part.last; ++row) {
+      float* given = sums[row - part.first];
+      if (product.bias)
+        for (int64_t c = 0; c < columns; ++c) given[c] += product.bias[column + c];
+      take(row, column, given, columns);
+    }
+  }
+}
+
+inline int64_t panels(const Product& product) { return (product.out + PANEL - 1) / PANEL; }
+
+void normalize(const Model& model, const float* hidden, float* out, int64_t rows) {
+  int64_t width = model.width;
+  for (int64_t row = 0; row < rows; ++row, hidden += width, out += width) {
+    float mean = 0.0f, squares = 0.0f;
+    if (model.centred) {
+#pragma omp simd reduction(+ : mean)
+      for (int64_t d = 0; d < width; ++d) mean += hidden[d];
+      mean /= width;
+    }
+#pragma omp simd reduction(+ : squares)
+    for (int64_t d = 0; d < width; ++d) squares += (hidden[d] - mean) * (hidden[d] - mean);
+    float factor = 1.0f / std::sqrt(model.centred ? squares / width + model.epsilon : squares + width * model.epsilon);
+    for (int64_t d = 0; d < width; ++d) out[d] = (hidden[d] - mean) * factor;
+  }
+}
+
+void activate(int64_t kind, float* x, int64_t count) {
+  switch (kind) {
+    case SILU:
+      for (int64_t i = 0; i < count; ++i) x[i] *= sigmoid(x[i]);
+      break;
+    case TANH_GELU:  // x (1 + tanh(u)) / 2 = x sigmoid(2 u)
+      for (int64_t i = 0; i < count; ++i) x[i] *= sigmoid(1.5957691216f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+      break;
+    case QUICK_GELU:
+      for (int64_t i = 0; i < count; ++i) x[i] *= sigmoid(1.702f * x[i]);
+      break;
+  }
+}
+
+void rotate(float* head, const float* turn, int64_t pairs) {
+  for (int64_t p = 0; p < pairs; ++p) {
+    float a = head[2 * p], b = head[2 * p + 1], c = turn[2 * p], s = turn[2 * p + 1];
+    head[2 * p] = a * c - b * s;
+    head[2 * p + 1] = a * s + b * c;
+  }
+}
+
+// Scores of a query (E) with the keys of tokens `first` to `end`; keys lie [C / LANES][E][LANES], whole groups of LANES
+// are computed.
+template <class T>
+void score(const float* query, const T* keys, int64_t first, int64_t end, int64_t width, float scale, float* scores) {
+  constexpr int AT_ONCE = 4;
+  int64_t group = first / LANES, groups = (end + LANES - 1) / LANES;
+  for (; group < groups; group += AT_ONCE) {
+    Lanes sums[AT_ONCE] = {};
+    int64_t steps[AT_ONCE];  // beyond the last group the first is computed again
+    for (int g = 0; g < AT_ONCE; ++g) steps[g] = group + g < groups ? g * LANES * width : 0;
+    const T* key = keys + group * LANES * width;
+    for (int64_t e = 0; e < width; ++e, key += LANES)
+      for (int g = 0; g < AT_ONCE; ++g) sums[g] += (query[e] - Lanes{}) * load(key + steps[g]);
+    for (int g = 0; g < AT_ONCE && group + g < groups; ++g) {
+      Lanes scaled = sums[g] * (scale - Lanes{});
+      std::memcpy(scores + (group + g) * LANES, &scaled, sizeof scaled);
+    }
+  }
+}
+
+// One query (E) over the keys and values of tokens `first` to `end` -> mixed (E). `scores` has room for C.
+template <class T>
+void attend(const float* query, const T* keys, const T* values, int64_t first, int64_t end, int64_t width, float scale,
+            float* scores, float* mixed) {
+  score(query, keys, first, end, width, scale, scores);
+  float highest = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : highest)
+  for (int64_t l = first; l < end; ++l) highest = scores[l] > highest ? scores[l] : highest;
+#pragma omp simd reduction(+ : total)
+  for (int64_t l = first; l < end; ++l) total += scores[l] = exponential(scores[l] - highest);
+  constexpr int AT_ONCE = 8;
+  int64_t e = 0;
+  for (; e + LANES <= width; e += LANES) {
+    Lanes sums[AT_ONCE] = {};
+    int64_t l = first;
+    for (; l + AT_ONCE <= end; l += AT_ONCE)
+      for (int i = 0; i < AT_ONCE; ++i) sums[i] += (scores[l + i] - Lanes{}) * load(values + (l + i) * width + e);
+    for (; l < end; ++l) sums[0] += (scores[l] - Lanes{}) * load(values + l * width + e);
+    for (int i = 1; i < AT_ONCE; ++i) sums[0] += sums[i];
+    sums[0] /= total - Lanes{};
+    std::memcpy(mixed + e, sums, sizeof sums[0]);
+  }
+  for (; e < width; ++e) {
+    float sum = 0.0f;
+    for (int64_t l = first; l < end; ++l) sum += scores[l] * one(values[l * width + e]);
+    mixed[e] = sum / total;
+  }
+}
+
+struct Call {
+  const Model& model;
+  const int64_t* tokens;  // (B)
+  const int64_t* pads;    // (B) or null
+  void* const* caches;    // a block: keys (B, G, C / LANES, E, LANES), then values (B, G, C, E)
+  int64_t rows, length, room;
+  float* logits;  // (B, V)
+  float *hidden, *parts, *mixed, *wide;  // (B, D), (B, (H + 2 G) E), (B, H E), (B, inner)
+};
+
+template <class T>
+void attention(const Call& call, const Block& block, void* cache, int thread, int threads, float* scores) {
+  const Model& model = call.model;
+  int64_t width = model.head_width, of_group = model.heads / model.groups;
+  Share mine(call.rows * model.groups, thread, threads);
+  for (int64_t n = mine.first; n < mine.last; ++n) {
+    int64_t row = n / model.groups, group = n % model.groups, pad = call.pads ? call.pads[row] : 0;
+    float* parts = call.parts + row * (model.heads + 2 * model.groups) * width;
+    float* queries = parts + group * of_group * width;
+    float* key = parts + (model.heads + group) * width;
+    const float* value = key + model.groups * width;
+    if (model.rotation) {
+      const float* turn = model.rotation + (call.length - pad) * width;
+      for (int64_t h = 0; h < of_group; ++h) rotate(queries + h * width, turn, width / 2);
+      rotate(key, turn, width / 2);
+    }
+    T* keys = static_cast<T*>(cache) + n * call.room * width;
+    T* values = keys + call.rows * model.groups * call.room * width;
+    T* new_key = keys + call.length / LANES * LANES * width + call.length % LANES;
+    for (int64_t e = 0; e < width; ++e) put(key[e], new_key + e * LANES);
+    for (int64_t e = 0; e < width; ++e) put(value[e], values + call.length * width + e);
+    for (int64_t h = 0; h < of_group; ++h)
+      attend(queries + h * width, keys, values, pad, call.length + 1, width, block.scale, scores,
+             call.mixed + (row * model.heads + group * of_group + h) * width);
+  }
+}
+
+template <class T>
+void step(const Call& call, int thread, int threads) {
+  const Model& model = call.model;
+  int64_t width = model.width;
+  thread_local std::vector<float> own;
+  own.resize(call.rows * width + call.room);
+  float *normal = own.data(), *scores = normal + call.rows * width;
+  auto add = [&](int64_t row, int64_t column, const float* sums, int64_t columns) {
+    float* to = call.hidden + row * width + column;
+    for (int64_t c = 0; c < columns; ++c) to[c] += sums[c];
+  };
+  Share rows(call.rows, thread, threads);
+  for (int64_t row = rows.first; row < rows.last; ++row) {
+    const T* embedded = static_cast<const T*>(model.embedding) + call.tokens[row] * width;
+    const T* place = static_cast<const T*>(model.places);
+    if (place) place += (call.length - (call.pads ? call.pads[row] : 0)) * width;
+    for (int64_t d = 0; d < width; ++d)
+      call.hidden[row * width + d] = one(embedded[d]) + (place ? one(place[d]) : 0.0f);
+  }
+#pragma omp barrier
+  for (int64_t n = 0; n < model.num_blocks; ++n) {
+    const Block& block = model.blocks[n];
+    normalize(model, call.hidden, normal, call.rows);
+    Share attended(panels(block.attend), thread, threads);
+    for (int64_t p = attended.first; p < attended.last; ++p)
+      multiply_panel<T>(normal, call.rows, block.attend, p,
+                        [&](int64_t row, int64_t column, const float* sums, int64_t columns) {
+                          std::memcpy(call.parts + row * block.attend.out + column, sums, sizeof(float) * columns);
+                        });
+#pragma omp barrier
+    attention<T>(call, block, call.caches[n], thread, threads, scores);
+#pragma omp barrier
+    Share mixed(panels(block.mix), thread, threads);
+    for (int64_t p = mixed.first; p < mixed.last; ++p) multiply_panel<T>(call.mixed, call.rows, block.mix, p, add);
+#pragma omp barrier
+    normalize(model, call.hidden, normal, call.rows);
+    int64_t inner = block.widen.out;
+    Share widened(panels(block.widen), thread, threads);
+    for (int64_t p = widened.first; p < widened.last; ++p) {
+      auto put_active = [&](int64_t row, int64_t column, float* sums, int64_t columns) {
+        activate(model.activation, sums, PANEL);
+        std::memcpy(call.wide + row * inner + column, sums, sizeof(float) * columns);
+      };
+      auto scale_by = [&](int64_t row, int64_t column, const float* sums, int64_t columns) {
+        float* to = call.wide + row * inner + column;
+        for (int64_t c = 0; c < columns; ++c) to[c] *= sums[c];
+      };
+      if (block.gate.weight) {
+        multiply_panel<T>(normal, call.rows, block.gate, p, put_active);
+        multiply_panel<T>(normal, call.rows, block.widen, p, scale_by);
+      } else {
+        multiply_panel<T>(normal, call.rows, block.widen, p, put_active);
+      }
+    }
+#pragma omp barrier
+    Share narrowed(panels(block.narrow), thread, threads);
+    for (int64_t p = narrowed.first; p < narrowed.last; ++p) multiply_panel<T>(call.wide, call.rows, block.narrow, p, add);
+#pragma omp barrier
+  }
+  normalize(model, call.hidden, normal, call.rows);
+  Share last(panels(model.head), thread, threads);
+  for (int64_t p = last.first; p < last.last; ++p)
+    multiply_panel<T>(normal, call.rows, model.head, p,
+                      [&](int64_t row, int64_t column, const float* sums, int64_t columns) {
+                        std::memcpy(call.logits + row * model.head.out + column, sums, sizeof(float) * columns);
+                      });
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t lanes() { return LANES; }
+
+// Returns 0, or 1 where a token is none of the model's and nothing was computed.
+int64_t decode(const Model* model, int64_t is_bf16, const int64_t* tokens, const int64_t* pads, void* const* caches,
+               int64_t rows, int64_t length, int64_t room, float* logits, int64_t threads) {
+  for (int64_t row = 0; row < rows; ++row)
+    if (tokens[row] < 0 || tokens[row] >= model->num_tokens) return 1;
+  int64_t head_width = model->head_width, inner = model->blocks[0].widen.out;
+  int64_t sizes[] = {rows * model->width, rows * (model->heads + 2 * model->groups) * head_width,
+                     rows * model->heads * head_width, rows * inner};
+  thread_local std::vector<float> shared;
+  shared.resize(sizes[0] + sizes[1] + sizes[2] + sizes[3]);
+  float* hidden = shared.data();
+  Call call{*model, tokens, pads, caches, rows, length, room, logits, hidden, hidden + sizes[0],
+            hidden + sizes[0] + sizes[1], hidden + sizes[0] + sizes[1] + sizes[2]};
+#pragma omp parallel num_threads(int(threads))
+  {
+    int thread = omp_get_thread_num(), count = omp_get_num_threads();
+    is_bf16 ? step<bf16>(call, thread, count) : step<float>(call, thread, count);
+  }
+  return 0;
+}
+
+}  // extern "C"
