@@ -86,6 +86,9 @@ class Adjusted(nn.Module):
         logits, state = self.model.step(token, state)
         return self._adjust(logits), state
 
+    def use_native(self, wanted: bool) -> None:
+        self.model.use_native(wanted)
+
     def select(self, state: Any, rows: Tensor) -> Any:
         return self.model.select(state, rows)
 

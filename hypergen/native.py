@@ -155,9 +155,14 @@ class NativeStep:
         Of each C keys so many as a processor's register holds lie together, number by number.
         """
         room += -room % self._lanes
-        arranged = F.pad(parts, (0, 0, 0, room - parts.shape[3]))
-        keys = arranged[0].unflatten(2, (-1, self._lanes)).transpose(-1, -2)
-        arranged[0] = keys.reshape(arranged.shape[1:])
+        length, lanes = parts.shape[3], self._lanes
+        arranged = parts.new_empty(*parts.shape[:3], room, parts.shape[4])
+        arranged[1, :, :, :length] = parts[1]
+        groups = arranged[0].view(*parts.shape[1:3], room // lanes, parts.shape[4], lanes)
+        filled, rest = parts[0].split([length - length % lanes, length % lanes], 2)
+        groups[:, :, : length // lanes] = filled.unflatten(2, (-1, lanes)).mT
+        if length % lanes:
+            groups[:, :, length // lanes, :, : length % lanes] = rest.mT
         return arranged
 
     def __call__(self, token: Tensor, state: LeanState) -> Tensor:
