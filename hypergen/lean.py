@@ -297,7 +297,7 @@ def _new_state(
     """Keys and values (2, B, G, P, E) of each block as a state for `room` tokens."""
     length, first = parts[0].shape[3], parts[0]
     if native is not None:
-        recent = [native.arrange(part, room) for part in parts]
+        recent, pads = [native.arrange(part, room) for part in parts], None if pads is None else pads.long()
         return LeanState([part[:, :, :, :0] for part in parts], recent, length, pads, None, is_native=True)
     is_large = len(parts) * first.nbytes // length * room > LARGE_CACHE
     has_gaps = room * first.shape[4] * first.element_size() <= SHORT_RUN

@@ -171,7 +171,7 @@ class NativeStep:
         Raises:
             IndexError: an id is none of the model's.
         """
-        rows, token = len(token), token.contiguous()
+        rows, token = len(token), token.long().contiguous()
         logits = torch.empty(rows, self._num_logits)
         caches = (ctypes.c_void_p * len(state.recent))(*(part.data_ptr() for part in state.recent))
         failed = self._library.decode(
@@ -215,13 +215,14 @@ def _library() -> ctypes.CDLL:
     if compiler is None:
         raise NativeError("there is no C++ compiler (c++, g++ or $CXX)")
     made_of = "\n".join((SOURCE.read_text(), compiler, *OPTIONS, platform.platform(), _processor()))
-    path = _folder() / f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    name = f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     try:
+        path = _folder() / name
         if not path.exists():
             _compile(compiler, path)
         library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NativeError(f"{path}: {error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise NativeError(f"{name}: {error}") from error
     library.lanes.restype = library.decode.restype = ctypes.c_int64
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.decode.argtypes = [pointer, number, pointer, pointer, pointer, number, number, number, pointer, number]
