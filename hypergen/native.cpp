@@ -1,4 +1,4 @@
-// One decoding step of a small transformer as one call, for processors (see native.py).
+// One decoding step of a small transformer as one call, and the draw of a token; for processors (see native.py).
 //
 // A product's weights lie in panels of PANEL columns, [panel][in][PANEL], and are read once for a tile of rows. Every
 // number is computed by one thread and summed in one order, whatever the rows beside it and the count of threads, so
@@ -9,6 +9,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -99,9 +100,16 @@ struct Model {
   float epsilon;
 };
 
+struct Filters {  // what sampling keeps; top_k 0, top_p 1, min_p 0: everything
+  int64_t num_tokens, top_k;
+  float temperature, top_p, min_p;
+};
+
 }  // extern "C"
 
 namespace {
+
+constexpr int64_t BLOCK = 64;  // logits whose highest is kept
 
 struct Share {  // of a thread: which of `count` things
   int64_t first, last;
@@ -246,6 +254,81 @@ void attend(const float* query, const T* keys, const T* values, int64_t first, i
   }
 }
 
+struct Candidate {
+  float value;  // logit less the highest, over the temperature
+  int64_t token;
+  bool operator<(const Candidate& other) const {
+    return value > other.value || (value == other.value && token < other.token);
+  }
+};
+
+// The candidates of one row of logits with a value of at least `floor`, in no order. `highest_of` has the highest logit
+// of each BLOCK of them: most blocks have none.
+void gather(const float* logits, int64_t count, const float* highest_of, float highest, float factor, float floor,
+            std::vector<Candidate>& found) {
+  found.clear();
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    if (!((highest_of[first / BLOCK] - highest) * factor >= floor)) continue;
+    for (int64_t i = first; i < count && i < first + BLOCK; ++i) {
+      float value = (logits[i] - highest) * factor;
+      if (value >= floor && value > -INFINITY) found.push_back({value, i});
+    }
+  }
+}
+
+// One token of a row of logits; as `sampling.candidates` and `sampling.sample`.
+int64_t draw_one(const float* logits, const Filters& kept, double uniform, std::vector<float>& highest_of,
+                 std::vector<Candidate>& found) {
+  int64_t count = kept.num_tokens;
+  float highest = -INFINITY, factor = 1.0f / kept.temperature;
+  highest_of.resize((count + BLOCK - 1) / BLOCK);
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = first; i < end; ++i) most = logits[i] > most ? logits[i] : most;
+    highest_of[first / BLOCK] = most;
+    highest = most > highest ? most : highest;
+  }
+  double total = 0.0;  // that the nucleus is a part of: of all, or of the k most likely
+  if (!kept.top_k && kept.top_p < 1.0f)
+    for (int64_t first = 0; first < count; first += BLOCK) {
+      int64_t end = first + BLOCK < count ? first + BLOCK : count;
+      float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = first; i < end; ++i) sum += exponential((logits[i] - highest) * factor);
+      total += sum;
+    }
+  float lowest = kept.min_p > 0.0f ? std::log(kept.min_p) : -INFINITY;
+  for (float floor = -4.0f;; floor = floor < -80.0f ? -INFINITY : 2 * floor) {
+    if (floor < lowest) floor = lowest;
+    gather(logits, count, highest_of.data(), highest, factor, floor, found);
+    if (floor == lowest) break;
+    if (kept.top_k) {
+      if (int64_t(found.size()) >= kept.top_k) break;
+    } else {
+      double mass = 0.0;
+      for (const Candidate& one : found) mass += exponential(one.value);
+      if (mass >= kept.top_p * total) break;
+    }
+  }
+  if (found.empty()) return 0;  // every logit is NaN
+  auto end = found.end();
+  if (kept.top_k && kept.top_k < int64_t(found.size())) end = found.begin() + kept.top_k;
+  std::partial_sort(found.begin(), end, found.end());
+  found.erase(end, found.end());
+  if (kept.top_k)
+    for (const Candidate& one : found) total += exponential(one.value);
+  double mass = 0.0;
+  size_t size = 0;
+  for (; size < found.size() && (kept.top_p >= 1.0f || mass < kept.top_p * total); ++size)
+    mass += exponential(found[size].value);
+  double aim = uniform * mass, reached = 0.0;
+  for (size_t i = 0; i < size; ++i)
+    if ((reached += exponential(found[i].value)) > aim) return found[i].token;
+  return found[size - 1].token;
+}
+
 struct Call {
   const Model& model;
   const int64_t* tokens;  // (B)
@@ -376,6 +459,19 @@ int64_t decode(const Model* model, int64_t is_bf16, const int64_t* tokens, const
     is_bf16 ? step<bf16>(call, thread, count) : step<float>(call, thread, count);
   }
   return 0;
+}
+
+// Logits (B, V) and numbers from 0 to 1 (B) -> tokens (B).
+void draw(const float* logits, const Filters* kept, const double* uniform, int64_t rows, int64_t* tokens,
+          int64_t threads) {
+#pragma omp parallel num_threads(int(threads))
+  {
+    thread_local std::vector<float> highest_of;
+    thread_local std::vector<Candidate> found;
+    Share mine(rows, omp_get_thread_num(), omp_get_num_threads());
+    for (int64_t row = mine.first; row < mine.last; ++row)
+      tokens[row] = draw_one(logits + row * kept->num_tokens, *kept, uniform[row], highest_of, found);
+  }
 }
 
 }  // extern "C"

@@ -3,6 +3,7 @@
 A step of a small model is thirty products whose weights could be read in a fraction of the time that calling torch for
 each takes. Here it is one call, on the threads that torch would use. What it gives for a row depends neither on the
 rows beside it nor on the number of threads.
+`draw` samples a token in one pass over the logits where torch takes thirty.
 Does not know: architectures, prompts (`lean` computes those), strategies, GPUs.
 
 Shape letters: as in `lean`.
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from hypergen.lean import LeanModel, LeanState, Product
+    from hypergen.sampling import Filters
 
 SOURCE = Path(__file__).with_name("native.cpp")
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
@@ -41,20 +43,16 @@ ACTIVATIONS = {"silu": 0, "tanh_gelu": 1, "quick_gelu": 2}  # `Activation` in na
 
 
 class NativeError(Exception):
-    """There is no native step here; the message says why."""
+    """There is no native code here; the message says why."""
 
 
 def with_native_step(model: LeanModel) -> LeanModel:
     """The model with a native step if that can be had and gives the same logits; else as it is, and why on stderr
     where one could be expected."""
-    if model.embedding.device.type != "cpu" or sys.platform != "linux":
+    if model.embedding.device.type != "cpu" or (library := _library()) is None:
         return model
-    try:
-        fast = replace(model, native=NativeStep(model))
-        difference = _difference(model, fast)
-    except NativeError as error:
-        _tell(str(error))
-        return model
+    fast = replace(model, native=NativeStep(model, library))
+    difference = _difference(model, fast)
     tolerance = TOLERANCES[model.embedding.dtype]
     if not difference <= tolerance:
         _tell(f"logits differ by {difference:.1e} of the largest, more than {tolerance:.0e}")
@@ -62,9 +60,23 @@ def with_native_step(model: LeanModel) -> LeanModel:
     return fast
 
 
-@cache
+def draw(logits: Tensor, kept: Filters, uniform: Tensor) -> Tensor | None:
+    """Logits (B, V) and numbers from 0 to 1 (B,) -> ids (B,): `sampling.candidates` and the draw in one call; None
+    where there is no native code."""
+    if logits.device.type != "cpu" or (library := _library()) is None:
+        return None
+    logits = logits.float().contiguous()
+    rows, num_tokens = logits.shape
+    filters = _Filters(
+        num_tokens, min(kept.top_k or 0, num_tokens), max(kept.temperature, 1e-30), kept.top_p or 1.0, kept.min_p or 0.0
+    )
+    tokens = torch.empty(rows, dtype=torch.long)
+    threads = min(torch.get_num_threads(), 1 + logits.nbytes // BYTES_A_THREAD, rows)
+    library.draw(logits.data_ptr(), ctypes.byref(filters), uniform.data_ptr(), rows, tokens.data_ptr(), threads)
+    return tokens
+
+
 def _tell(reason: str) -> None:
-    """Once a process."""
     print(f"hypergen: decoding without native steps, which are faster: {reason}", file=sys.stderr)
 
 
@@ -108,15 +120,18 @@ class _Model(ctypes.Structure):
     )
 
 
+class _Filters(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_tokens", "top_k")),
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
+    )
+
+
 class NativeStep:
-    """The step of a packed model, whose weights it copies.
+    """The step of a packed model, whose weights it copies."""
 
-    Raises:
-        NativeError: there is no compiler, or it fails.
-    """
-
-    def __init__(self, model: LeanModel):
-        self._library = _library()
+    def __init__(self, model: LeanModel, library: ctypes.CDLL):
+        self._library = library
         self._lanes = self._library.lanes()
         self._panel = 2 * self._lanes
         self._kept: list[Any] = []  # what the structures point to
@@ -209,8 +224,24 @@ class NativeStep:
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    """The compiled `native.cpp` for this processor: the one in the cache, or a new one."""
+def _library() -> ctypes.CDLL | None:
+    """The compiled `native.cpp`; None where there is none, and why on stderr where one could be expected."""
+    if sys.platform != "linux":
+        return None
+    try:
+        library = _load()
+    except NativeError as error:
+        _tell(str(error))
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.lanes.restype = library.decode.restype = number
+    library.decode.argtypes = [pointer, number, pointer, pointer, pointer, number, number, number, pointer, number]
+    library.draw.restype, library.draw.argtypes = None, [pointer, pointer, pointer, number, pointer, number]
+    return library
+
+
+def _load() -> ctypes.CDLL:
+    """The library for this processor: the one in the cache, or a new one."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise NativeError("there is no C++ compiler (c++, g++ or $CXX)")
@@ -220,13 +251,9 @@ def _library() -> ctypes.CDLL:
         path = _folder() / name
         if not path.exists():
             _compile(compiler, path)
-        library = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise NativeError(f"{name}: {error}") from error
-    library.lanes.restype = library.decode.restype = ctypes.c_int64
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.decode.argtypes = [pointer, number, pointer, pointer, pointer, number, number, number, pointer, number]
-    return library
 
 
 def _compile(compiler: str, path: Path) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hypergen import native
+
 FEW = 64  # most likely tokens looked at first: a nucleus is rarely wider
 BLOCK = 64  # tokens whose maximum is taken first where a whole vocabulary is searched
 
@@ -27,10 +29,27 @@ class Filters:
     top_p: float | None = None
     min_p: float | None = None
 
+    @property
+    def keep_everything(self) -> bool:
+        """Whether no token is removed."""
+        return not (self.top_k or self.min_p or (self.top_p or 1.0) < 1)
 
-def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """(B, V) logits -> (B,) ids: inverse of the cumulative distribution at one uniform number per row."""
+
+def draw(logits: Tensor, kept: Filters, generators: Sequence[torch.Generator], in_native: bool = False) -> Tensor:
+    """(B, V) logits -> (B,) ids of what the filters leave, one number of a row's generator each.
+
+    Args:
+        in_native: in native code where that can be had; the same ids but for rounding.
+    """
     uniform = torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
+    if in_native and not kept.keep_everything and (ids := native.draw(logits, kept, uniform)) is not None:
+        return ids
+    left, ids = candidates(logits.float(), kept)
+    return ids.gather(1, sample(left, uniform)[:, None]).squeeze(1)
+
+
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """(B, V) logits -> (B,) ids: inverse of the cumulative distribution at these numbers (B,) from 0 to 1."""
     probabilities = logits.softmax(-1)
     if probabilities.device.type == "mps":  # which has no float64
         probabilities = probabilities.cpu()
@@ -55,7 +74,7 @@ def candidates(logits: Tensor, kept: Filters) -> tuple[Tensor, Tensor]:
     token stays. Nothing is sorted but the K most likely.
     """
     top_p = kept.top_p or 1.0
-    if not (kept.top_k or kept.min_p or top_p < 1):
+    if kept.keep_everything:
         return _cooled(logits, logits, kept), torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
     values, ids, log_total = _most_likely(logits, kept)
     beyond = torch.zeros_like(values, dtype=torch.bool)

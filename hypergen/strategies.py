@@ -19,7 +19,7 @@ from hypergen import fsd
 from hypergen.batches import generator
 from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig, StrategyName
-from hypergen.sampling import Filters, argmax, candidates, penalize_repetition, sample
+from hypergen.sampling import Filters, argmax, draw, penalize_repetition
 
 STRATEGIES: dict[StrategyName, Filters | None] = {
     # What a strategy draws from; greedy, fsd and beam draw nothing.
@@ -54,6 +54,7 @@ class Chooser:
 
     def __init__(self, config: DecodingConfig, citations: CitationIndex | None, rows: list[int]):
         self.filters, self.penalty, self.citations = filters(config), config.repetition_penalty, citations
+        self.native = config.native
         self.fsd, self.num_beams = fsd_numbers(config), config.num_beams or NUM_BEAMS
         self.generators = [generator(config.seed, "row", row) for row in rows]
 
@@ -65,8 +66,7 @@ class Chooser:
         if self.fsd is not None:
             return fsd.choose(self._allowed(logits, context), context, self.fsd)
         if self.filters is not None:
-            left, ids = candidates(self._allowed(logits, context).float(), self.filters)
-            return ids.gather(1, sample(left, self.generators)[:, None]).squeeze(1)
+            return draw(self._allowed(logits, context), self.filters, self.generators, self.native)
         if self.citations is not None:
             return self.citations.argmax_allowed(logits, context)
         return argmax(logits)

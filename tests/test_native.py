@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hypergen.image.transformer import TransformerConfig, new_transformer
 from hypergen.lean import LeanModel
 from hypergen.native import NativeError, NativeStep, with_native_step
 from hypergen.precision import in_bf16
+from hypergen.sampling import Filters, candidates, sample
 from hypergen.text.model import TextModel
 
 needs_compiler = pytest.mark.skipif(
@@ -150,15 +152,60 @@ def test_what_has_no_place_is_refused(packed):
         fast.step(torch.tensor([1, 2]), state)
 
 
+FILTERS = [
+    Filters(top_p=0.9),
+    Filters(top_p=0.999),
+    Filters(top_p=1e-6),
+    Filters(top_k=1),
+    Filters(top_k=50),
+    Filters(top_k=10_000),
+    Filters(min_p=0.05),
+    Filters(min_p=1.0),
+    Filters(temperature=0.7, top_k=50, top_p=0.9),
+    Filters(temperature=3.0, top_p=0.95, min_p=1e-4),
+    Filters(temperature=1e-35, top_p=0.9),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("kept", FILTERS, ids=str)
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_draws_are_those_of_torch(kept, spread, dtype):
+    """But for rounding where a number falls between two tokens, and for the order of equals, of which bf16 has many."""
+    seeded = torch.Generator().manual_seed(0)
+    logits = (torch.randn(200, 1000, generator=seeded) * spread).to(dtype)
+    logits[:, ::3] = -torch.inf
+    uniform = torch.rand(200, generator=seeded, dtype=torch.float64)
+    left, ids = candidates(logits.float(), kept)
+    expected = ids.gather(1, sample(left, uniform)[:, None])
+    given = native.draw(logits, kept, uniform)[:, None]
+    if dtype == torch.float32:
+        assert (given == expected).double().mean() >= 0.98
+    assert (logits.gather(1, given) == logits.gather(1, expected)).double().mean() >= 0.98
+    assert (logits.gather(1, given) > -torch.inf).all()
+
+
+@needs_compiler
+def test_the_whole_range_of_numbers_draws_what_is_kept():
+    logits = torch.tensor([[0.0, 1.0, 1.0, -5.0, -torch.inf]]).expand(3, -1)
+    uniform = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64)
+    assert native.draw(logits, Filters(top_p=0.5), uniform).tolist() == [1, 2, 2]
+    assert native.draw(logits, Filters(top_k=3), uniform).tolist() == [1, 2, 0]
+
+
+@needs_compiler
+def test_what_is_no_number_draws_a_token():
+    logits, uniform = torch.full((2, 9), torch.nan), torch.tensor([0.1, 0.9], dtype=torch.float64)
+    assert native.draw(logits, Filters(top_p=0.5), uniform).tolist() == [0, 0]
+
+
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     """An empty cache, and nothing known of earlier attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._library.cache_clear()
-    native._tell.cache_clear()
-    yield tmp_path / "hypergen"
-    native._library.cache_clear()
-    native._tell.cache_clear()
+    monkeypatch.setattr(native, "_library", cache(native._library.__wrapped__))
+    return tmp_path / "hypergen"
 
 
 def test_without_a_compiler_it_stays_as_it_is_and_says_so_once(empty, monkeypatch, capsys):
@@ -173,9 +220,9 @@ def test_without_a_compiler_it_stays_as_it_is_and_says_so_once(empty, monkeypatc
     assert told.count("without native steps") == 1 and "no C++ compiler" in told
 
 
-def test_elsewhere_nothing_is_compiled(monkeypatch):
+def test_elsewhere_nothing_is_compiled(empty, monkeypatch):
     monkeypatch.setattr(native.sys, "platform", "darwin")
-    monkeypatch.setattr(native, "_library", lambda: pytest.fail("compiled"))
+    monkeypatch.setattr(native, "_load", lambda: pytest.fail("compiled"))
     packed = llama().eval()._lean()
     assert with_native_step(packed) is packed
 
@@ -184,23 +231,21 @@ def test_elsewhere_nothing_is_compiled(monkeypatch):
 def test_a_compiler_that_fails_leaves_nothing(empty, monkeypatch, compiler):
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(NativeError, match=compiler):
-        native._library()
+        native._load()
     assert list(empty.iterdir()) == []
 
 
 @needs_compiler
 def test_it_is_compiled_once(empty, monkeypatch):
-    native._library()
+    native._load()
     (made,) = empty.iterdir()
-    native._library.cache_clear()
     monkeypatch.setattr(subprocess, "run", lambda *given, **options: pytest.fail("compiled again"))
-    native._library()
+    native._load()
     assert made.suffix == ".so" and empty.stat().st_mode & 0o777 == 0o700
 
 
 @needs_compiler
 def test_other_logits_are_not_used(monkeypatch, capsys):
-    native._tell.cache_clear()
     packed = llama().eval()._lean()
     real = NativeStep.__call__
     monkeypatch.setattr(NativeStep, "__call__", lambda *given: real(*given) + 1)
