@@ -109,7 +109,8 @@ struct Filters {  // what sampling keeps; top_k 0, top_p 1, min_p 0: everything
 
 namespace {
 
-constexpr int64_t BLOCK = 64;  // logits whose highest is kept
+constexpr int64_t BLOCK = 64;     // logits whose highest is kept
+constexpr int64_t SUMMED = 1024;  // exponentials that are summed in fp32
 
 struct Share {  // of a thread: which of `count` things
   int64_t first, last;
@@ -262,18 +263,22 @@ struct Candidate {
   }
 };
 
-// The candidates of one row of logits with a value of at least `floor`, in no order. `highest_of` has the highest logit
-// of each BLOCK of them: most blocks have none.
-void gather(const float* logits, int64_t count, const float* highest_of, float highest, float factor, float floor,
+// Puts the candidates of one row of logits with a value of at least `floor` into `found`, in no order, and returns how
+// many there are. `highest_of` has the highest logit of each BLOCK of them: most blocks have none.
+int64_t gather(const float* logits, int64_t count, const float* highest_of, float highest, float factor, float floor,
             std::vector<Candidate>& found) {
-  found.clear();
+  int64_t size = 0;
+  if (int64_t(found.size()) < count + 1) found.resize(count + 1);
   for (int64_t first = 0; first < count; first += BLOCK) {
     if (!((highest_of[first / BLOCK] - highest) * factor >= floor)) continue;
-    for (int64_t i = first; i < count && i < first + BLOCK; ++i) {
+    int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    for (int64_t i = first; i < end; ++i) {  // without a branch, which could not be predicted
       float value = (logits[i] - highest) * factor;
-      if (value >= floor && value > -INFINITY) found.push_back({value, i});
+      found[size] = {value, i};
+      size += (value >= floor) & (value > -INFINITY);
     }
   }
+  return size;
 }
 
 // One token of a row of logits; as `sampling.candidates` and `sampling.sample`.
@@ -292,41 +297,44 @@ int64_t draw_one(const float* logits, const Filters& kept, double uniform, std::
   }
   double total = 0.0;  // that the nucleus is a part of: of all, or of the k most likely
   if (!kept.top_k && kept.top_p < 1.0f)
-    for (int64_t first = 0; first < count; first += BLOCK) {
-      int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    for (int64_t first = 0; first < count; first += SUMMED) {
+      int64_t end = first + SUMMED < count ? first + SUMMED : count;
       float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = first; i < end; ++i) sum += exponential((logits[i] - highest) * factor);
       total += sum;
     }
   float lowest = kept.min_p > 0.0f ? std::log(kept.min_p) : -INFINITY;
-  for (float floor = -4.0f;; floor = floor < -80.0f ? -INFINITY : 2 * floor) {
+  int64_t size = 0;
+  bool is_bounded = kept.top_k || kept.top_p < 1.0f;  // by more than min_p
+  for (float floor = is_bounded ? -1.0f : lowest;; floor = floor < -80.0f ? -INFINITY : 1.5f * floor) {
     if (floor < lowest) floor = lowest;
-    gather(logits, count, highest_of.data(), highest, factor, floor, found);
+    size = gather(logits, count, highest_of.data(), highest, factor, floor, found);
     if (floor == lowest) break;
     if (kept.top_k) {
-      if (int64_t(found.size()) >= kept.top_k) break;
+      if (size >= kept.top_k) break;
     } else {
       double mass = 0.0;
-      for (const Candidate& one : found) mass += exponential(one.value);
+      for (int64_t i = 0; i < size; ++i) mass += exponential(found[i].value);
       if (mass >= kept.top_p * total) break;
     }
   }
-  if (found.empty()) return 0;  // every logit is NaN
-  auto end = found.end();
-  if (kept.top_k && kept.top_k < int64_t(found.size())) end = found.begin() + kept.top_k;
-  std::partial_sort(found.begin(), end, found.end());
-  found.erase(end, found.end());
+  if (size == 0) return 0;  // every logit is NaN
+  auto first = found.begin(), end = first + size;
+  if (kept.top_k && kept.top_k < size) {
+    std::nth_element(first, first + kept.top_k, end);
+    end = first + kept.top_k;
+  }
+  std::sort(first, end);
   if (kept.top_k)
-    for (const Candidate& one : found) total += exponential(one.value);
+    for (auto one = first; one < end; ++one) total += exponential(one->value);
   double mass = 0.0;
-  size_t size = 0;
-  for (; size < found.size() && (kept.top_p >= 1.0f || mass < kept.top_p * total); ++size)
-    mass += exponential(found[size].value);
+  auto last = first;
+  for (; last < end && (kept.top_p >= 1.0f || mass < kept.top_p * total); ++last) mass += exponential(last->value);
   double aim = uniform * mass, reached = 0.0;
-  for (size_t i = 0; i < size; ++i)
-    if ((reached += exponential(found[i].value)) > aim) return found[i].token;
-  return found[size - 1].token;
+  for (auto one = first; one < last; ++one)
+    if ((reached += exponential(one->value)) > aim) return one->token;
+  return (last - 1)->token;
 }
 
 struct Call {

@@ -38,6 +38,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of logits; bf16 roun
 PROMPT, TRIED = 3, 2  # tokens that logits are compared after
 BYTES_A_THREAD = 2**20  # of weights; reading them takes it 40 us, waiting for another one 1 us (measured)
 ROWS_AS_LONG_AS_READING = 8  # whose arithmetic takes as long as reading the weights (measured)
+LOGIT_BYTES_A_THREAD = 2**17  # drawing from them takes a thread 100 us (measured)
 SECONDS_TO_COMPILE = 120  # it takes three; a compiler that hangs is none
 ACTIVATIONS = {"silu": 0, "tanh_gelu": 1, "quick_gelu": 2}  # `Activation` in native.cpp
 
@@ -71,7 +72,7 @@ def draw(logits: Tensor, kept: Filters, uniform: Tensor) -> Tensor | None:
         num_tokens, min(kept.top_k or 0, num_tokens), max(kept.temperature, 1e-30), kept.top_p or 1.0, kept.min_p or 0.0
     )
     tokens = torch.empty(rows, dtype=torch.long)
-    threads = min(torch.get_num_threads(), 1 + logits.nbytes // BYTES_A_THREAD, rows)
+    threads = min(torch.get_num_threads(), 1 + logits.nbytes // LOGIT_BYTES_A_THREAD, rows)
     library.draw(logits.data_ptr(), ctypes.byref(filters), uniform.data_ptr(), rows, tokens.data_ptr(), threads)
     return tokens
 
