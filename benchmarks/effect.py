@@ -1,12 +1,11 @@
-"""Does hyperfitting do what it promises here? One record a case: before/after table, time, ratio to a plain loop.
+"""Measure the effect of hyperfitting: one record a case, with before/after table, time, and ratio to a plain loop.
 
     python benchmarks/effect.py text-self text-stories image-self image-cifar10 --shared ../shared
     python benchmarks/effect.py stories260k fiction-6m --shared ../shared
 
 Every case ends in `benchmarks/records/effect-CASE.json` and prints its table. Cases on other models than the embedded
-ones also time a plain transformers loop on the same sequences (protocol: `pairs.py`). Prompts are texts or pictures
-that are in no training set. Without a case the records are printed as tables.
-Does not know: how anything works; it calls the public interface.
+ones also time a plain transformers loop on the same sequences (protocol: `paired_timing.py`). Prompts are texts or
+pictures that are in no training set. Without a case the records are printed as tables.
 """
 
 from __future__ import annotations
@@ -15,15 +14,20 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pairs import compare
+from paired_timing import time_pair
 from speed_training import FrozenLoop, OurTraining
 from torch import Tensor
 
 import hypergen
-from hypergen import report
+from hypergen import registry
+from hypergen.evaluation.baselines import HYPERFITTED_GREEDY
+from hypergen.report.columns import Columns
+from hypergen.report.markdown import markdown
+from hypergen.text.model import TextModel
 
 FICTION, HELD_OUT_FICTION = "data/fiction/train.jsonl", "data/fiction/test.jsonl"
 PICTURES, HELD_OUT_PICTURES = "data/cifar10/train.zip", "data/cifar10/test.zip"
@@ -65,6 +69,7 @@ RECORDED = ("config", "settings", "training", "comparison", "versions", "machine
 
 
 def main() -> None:
+    """Run the cases of the command line, or print what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []])
     parser.add_argument("--shared", type=Path, help="folder with data/ and models/")
@@ -98,25 +103,27 @@ def run_case(case: str, seed: int, shared: Path | None) -> dict[str, Any]:
         if "model" in options:
             record["plain"] = compare_with_plain(options["model"], run.tokens(), run.record)
     print(f"## {case}, seed {seed}: {seconds:.0f} s in all, {record['training']['seconds']:.0f} s training")
-    print(report.markdown(record["comparison"], report.brief(record["comparison"])))
+    rows, columns = record["comparison"], Columns.of(registry.adapter(record["config"]["modality"]).METRICS)
+    print(markdown(rows, columns, columns.brief(rows)))
     print({name: record["training"][name] for name in ("loss", "epochs", "stopped_by")}, record.get("plain", ""))
     return record
 
 
 def compare_with_plain(model: str, tokens: Tensor, record: dict[str, Any]) -> dict[str, Any]:
-    """Steps of both loops in turn on equal terms: same sequences, batches, optimizer, precision, trained layers."""
-    config, wrapped = record["config"], hypergen.load(model, device="cpu").modality.model
+    """Time steps of both loops in turn on equal terms: same sequences, batches, optimizer, precision, layers."""
+    config = record["config"]
+    wrapped = cast(TextModel, hypergen.load(model, device="cpu").modality.model)
     precision = record["training"]["precision"]
     ours = OurTraining(wrapped, tokens, config["last_layers"], precision)
-    compared = compare(ours, FrozenLoop(wrapped, tokens, config["last_layers"], precision), ROUNDS)
+    compared = time_pair(ours, FrozenLoop(wrapped, tokens, config["last_layers"], precision), ROUNDS)
     steps = record["training"]["steps"]
     whole = steps * compared["their_seconds"] / (ours.set_up + steps * compared["seconds"])
     return {"step": compared, "set_up_seconds": ours.set_up, "whole_ratio": whole}
 
 
 def tables(folder: Path) -> str:
-    """The records as Markdown, one table for each modality."""
-    rows = {"text": [], "image": []}
+    """Print the records as Markdown, one table for each modality."""
+    rows: dict[str, list[str]] = {"text": [], "image": []}
     for case in CASES:
         path = folder / f"effect-{case}.json"
         if path.exists():
@@ -132,12 +139,12 @@ def tables(folder: Path) -> str:
 
 
 def _table_rows(records: list[dict[str, Any]], repeated: str) -> list[str]:
-    """One line a decoding; records of several seeds together."""
+    """Print one line a decoding, with the records of several seeds together."""
     rows, seeds = [], ", ".join(str(record["seed"]) for record in records)
     for number, row in enumerate(records[0]["comparison"]):
         values = [record["comparison"][number]["values"] for record in records]
         cells = [_number([one.get(name) for one in values]) for name in (*SHOWN, repeated)]
-        is_ours = row["name"] == "hyperfitted greedy"
+        is_ours = row["name"] == HYPERFITTED_GREEDY
         losses = [{"mean": record["training"]["loss"]} for record in records]
         slowest = f"{max(record['seconds'] for record in records):.0f}"
         cells += [_number(losses), slowest] if is_ours else ["", ""]
@@ -145,8 +152,8 @@ def _table_rows(records: list[dict[str, Any]], repeated: str) -> list[str]:
     return rows
 
 
-def _number(values: list[dict[str, float] | None]) -> str:
-    """One seed: the mean and its 95 % interval over the prompts. Several: their mean, the lowest and the highest."""
+def _number(values: Sequence[dict[str, float] | None]) -> str:
+    """Print a mean and its 95 % interval over the prompts; of several seeds the mean, the lowest and the highest."""
     known = [value for value in values if value is not None]
     if not known:
         return ""

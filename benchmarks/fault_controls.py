@@ -1,4 +1,4 @@
-"""The controls of `faults.py`: `transformers.Trainer`, and a loop around `accelerate`'s `save_state` and `load_state`.
+"""Run the controls of `faults.py`: `transformers.Trainer`, and a loop around accelerate's `save_state`.
 
 Both train the same Llama of 2 blocks on the same sequences, in processes that may die; how a run ended is told by the
 digest of everything that it trained.
@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers.trainer_utils import get_last_checkpoint
 
-from hypergen.batches import batch_rows
+from hypergen.training.batch_order import batch_rows
 from tests.faults.inject import Fault, install
 
 EPOCHS, SHORT_EPOCHS, ROWS_OF_DATA, BATCH = 20, 2, 24, 8
@@ -30,6 +30,7 @@ SECONDS = 120
 
 
 def model() -> transformers.LlamaForCausalLM:
+    """Make the same small Llama each time."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, **sizes)
@@ -37,12 +38,12 @@ def model() -> transformers.LlamaForCausalLM:
 
 
 def sequences() -> torch.Tensor:
-    """(N, T) ids."""
+    """Make the same ids (N, T) each time."""
     return torch.randint(64, (ROWS_OF_DATA, 16), generator=torch.Generator().manual_seed(0))
 
 
 def train_with_trainer(folder: Path, epochs: int, on_step: Callable[[int], None]) -> tuple[Any, Any]:
-    """Continue the last checkpoint of the folder, or start; the model and its optimizer."""
+    """Continue the last checkpoint of the folder, or start; return model and optimizer."""
 
     class Watch(transformers.TrainerCallback):
         def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
@@ -66,20 +67,22 @@ def train_with_trainer(folder: Path, epochs: int, on_step: Callable[[int], None]
 
 
 class Steps:
-    """What a loop around accelerate must count itself."""
+    """Count the steps, which a loop around accelerate must do itself."""
 
     def __init__(self) -> None:
         self.done = 0
 
     def state_dict(self) -> dict[str, int]:
+        """Give accelerate the count to save."""
         return {"done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take the count that accelerate saved."""
         self.done = state["done"]
 
 
 def train_with_accelerate(folder: Path, epochs: int, on_step: Callable[[int], None]) -> tuple[Any, Any]:
-    """The same; the order of batches is a function of the step, so nothing is lost there."""
+    """Train likewise; the order of batches is a function of the step, so nothing is lost there."""
     naming = accelerate.utils.ProjectConfiguration(str(folder), automatic_checkpoint_naming=True, total_limit=2)
     accelerator = accelerate.Accelerator(cpu=True, project_config=naming)
     trained = model()
@@ -130,7 +133,7 @@ def _child(name: str, folder: Path, epochs: int, kill_after: int, fault: Fault |
 
 
 class Control:
-    """Runs of one control in folders of their own."""
+    """Run one control again and again, in folders of their own."""
 
     def __init__(self, name: str, root: Path):
         self.name, self.root, self.count = name, root, 0
@@ -138,6 +141,7 @@ class Control:
         assert None not in self.expected.values(), "the control does not run"
 
     def new(self) -> Path:
+        """Make a fresh place for a run."""
         self.count += 1
         (self.root / str(self.count)).mkdir()
         return self.root / str(self.count) / "run"
@@ -145,7 +149,7 @@ class Control:
     def run(
         self, folder: Path, epochs: int = EPOCHS, kill_after: int = 0, fault: Fault | None = None
     ) -> tuple[str, int] | str:
-        """Digest of all that was trained, and the uses of the disk; else `error` or `hang`."""
+        """Run to the end: digest of all that was trained, and the uses of the disk; else `error` or `hang`."""
         end = folder.parent / "end.json"
         end.unlink(missing_ok=True)
         process = FORKS.Process(target=_child, args=(self.name, folder, epochs, kill_after, fault))
@@ -157,7 +161,7 @@ class Control:
         return tuple(json.loads(end.read_text())) if end.is_file() else "error"
 
     def resumed(self, folder: Path, epochs: int = EPOCHS) -> str:
-        """How a run ends that is started again."""
+        """Start a run again, and say how it ends."""
         ended = self.run(folder, epochs)
         shutil.rmtree(folder.parent)
         if isinstance(ended, str):
@@ -165,4 +169,5 @@ class Control:
         return "same" if ended[0] == self.expected[epochs][0] else "different"
 
     def points(self, only: tuple[str, ...]) -> int:
+        """Count the uses of the disk in a short run."""
         return int(self.run(self.new(), SHORT_EPOCHS, fault=Fault("count", only=only))[1])

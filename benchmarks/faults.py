@@ -1,4 +1,4 @@
-"""What is left after a crash, a full disk and a changed file: hypergen's fault matrix, and two controls.
+"""Count what survives a crash, a full disk and a changed file: hypergen's fault matrix, and two controls.
 
     python -m benchmarks.faults                     everything, in the root folder of the repository
     python -m benchmarks.faults --only trainer      some of hypergen, trainer, accelerate
@@ -38,7 +38,7 @@ from tests.faults.inject import WRITING, Fault
 ROWS = {
     "a1": "SIGKILL at a random step",
     "a2": "SIGKILL at a use of the disk",
-    "a3": "SIGKILL while the boundary cache is built",
+    "a3": "SIGKILL while the activation cache is built",
     "a4": "SIGTERM in training, cache, comparison, decoding, publication",
     "a5": "a second SIGINT",
     "a6": "five SIGKILLs in one run",
@@ -74,6 +74,7 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def main() -> None:
+    """Run the cases of the command line, record and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=["hypergen", *CONTROLS], default=["hypergen", *CONTROLS])
     parser.add_argument("--tests", nargs="+", default=["tests/faults"])
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def hypergen_counts(tests: list[str]) -> dict[str, dict[str, int]]:
-    """Row -> passed and failed cases of the tests; a skipped parameter is no case."""
+    """Count passed and failed cases of the tests by row; a skipped parameter is no case."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         command = [sys.executable, "-m", "pytest", "-m", "faults or not faults", *tests, f"--junitxml={results}"]
@@ -108,6 +109,7 @@ def hypergen_counts(tests: list[str]) -> dict[str, dict[str, int]]:
 
 
 def markdown(record: dict[str, Any]) -> str:
+    """Print the matrix, one line a row that hypergen has."""
     lines = [
         "| | cases | hypergen | Trainer: cases, passed (rest) | accelerate: cases, passed (rest) |",
         "|---|---|---|---|---|",
@@ -130,6 +132,7 @@ def _control_cell(counts: dict[str, int] | None) -> str:
 
 
 def control_counts(name: str) -> dict[str, dict[str, int]]:
+    """Count how the cases of a control end, by row."""
     with tempfile.TemporaryDirectory() as root:
         control = Control(name, Path(root))
         rows: dict[str, Iterable[str]] = {
@@ -149,6 +152,7 @@ def control_counts(name: str) -> dict[str, dict[str, int]]:
 
 
 def killed_at_steps(control: Control, count: int) -> Iterable[str]:
+    """Kill at random steps, and resume."""
     draw = random.Random("a1")
     for _ in range(count):
         folder = control.new()
@@ -157,6 +161,7 @@ def killed_at_steps(control: Control, count: int) -> Iterable[str]:
 
 
 def struck(control: Control, kind: str, only: tuple[str, ...]) -> Iterable[str]:
+    """Put a fault at each use of the disk in turn, and resume."""
     for point in range(1, control.points(only) + 1):
         folder = control.new()
         control.run(folder, SHORT_EPOCHS, fault=Fault(kind, point, only=only))
@@ -164,7 +169,7 @@ def struck(control: Control, kind: str, only: tuple[str, ...]) -> Iterable[str]:
 
 
 def damaged(control: Control, count: int, damage: Callable[[Path, random.Random], None]) -> Iterable[str]:
-    """A run killed at step 31; of its newest checkpoint each file in turn is damaged."""
+    """Kill at step 31, damage each file of the newest checkpoint in turn, and resume."""
     stopped, draw = control.new(), random.Random(damage.__name__)
     control.run(stopped, kill_after=31)
     for number in range(count):
@@ -179,16 +184,19 @@ def damaged(control: Control, count: int, damage: Callable[[Path, random.Random]
 
 
 def flip(path: Path, draw: random.Random) -> None:
+    """Flip one bit."""
     content = bytearray(path.read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     path.write_bytes(content)
 
 
 def truncate(path: Path, draw: random.Random) -> None:
+    """Cut a file off anywhere."""
     os.truncate(path, draw.randrange(path.stat().st_size))
 
 
 def lose(path: Path, draw: random.Random) -> None:
+    """Delete a file."""
     path.unlink()
 
 

@@ -1,7 +1,4 @@
-"""The presets of the cross-domain suite: which bases, how they are hyperfitted, how many prompts, which seeds.
-
-Does not know: what is done with them (`cross_domain`).
-"""
+"""Choose bases, how they are hyperfitted, numbers of prompts and seeds for each preset of the cross-domain suite."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ SELF = "self"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
-    """One base and how it is hyperfitted."""
+class BasePlan:
+    """Describe one base and how it is hyperfitted."""
 
     name: str
     options: dict[str, Any]
     """Keywords of `hypergen.fit` that all its trainings share."""
     data: str = SELF
-    """What the run of the table is trained on."""
+    """Source that the run of the table is trained on."""
     other_data: str = SELF
-    """What the row about data is trained on."""
+    """Source that the row about data is trained on."""
     other_layers: int = 2
     """Last blocks that the row about layers trains; 0: all."""
     count: int = 64
@@ -33,18 +30,18 @@ class Base:
 SAME_EVERYWHERE = {"precision": "fp32"}  # not by trial, so that a seed gives the same bytes each time
 TINY = (
     # The card of the text base trains its last 2 blocks, that of the image base all.
-    Base(name="text", options={"modality": "text", **SAME_EVERYWHERE}, other_data="stories", other_layers=0),
-    Base(name="image", options={"modality": "image", **SAME_EVERYWHERE}, other_data=PICTURES, count=128),
+    BasePlan(name="text", options={"modality": "text", **SAME_EVERYWHERE}, other_data="stories", other_layers=0),
+    BasePlan(name="image", options={"modality": "image", **SAME_EVERYWHERE}, other_data=PICTURES, count=128),
 )
 SMALL_COUNTS = (120, 256)  # the stories that are held out give 126 prompts
 PAPER_FIT = {"precision": "bf16"}
-PRESETS: dict[str, tuple[tuple[Base, ...], tuple[int, ...]]] = {
+PRESETS: dict[str, tuple[tuple[BasePlan, ...], tuple[int, ...]]] = {
     # Bases and seeds.
     "tiny": (TINY, (0,)),
     "small": (tuple(replace(base, count=count) for base, count in zip(TINY, SMALL_COUNTS, strict=True)), (0, 1, 2)),
     "paper": (
         (
-            Base(
+            BasePlan(
                 name="tinyllama",
                 options={"modality": "text", "model": "TinyLlama/TinyLlama_v1.1", **PAPER_FIT},
                 data=TEXTS,
@@ -52,7 +49,7 @@ PRESETS: dict[str, tuple[tuple[Base, ...], tuple[int, ...]]] = {
                 count=300,
                 new_tokens=(128, 256),
             ),
-            Base(
+            BasePlan(
                 name="llama-3.1-8b",  # fp32 weights and Adam: about 128 GB
                 options={"modality": "text", "model": "meta-llama/Llama-3.1-8B", **PAPER_FIT},
                 data=TEXTS,
@@ -60,7 +57,7 @@ PRESETS: dict[str, tuple[tuple[Base, ...], tuple[int, ...]]] = {
                 count=300,
                 new_tokens=(128, 256),
             ),
-            Base(
+            BasePlan(
                 name="imagegpt-small",  # the paper does not say its learning rate for pictures: that for text
                 options={
                     "modality": "image",

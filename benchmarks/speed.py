@@ -1,12 +1,12 @@
-"""How fast, beside what people use today, on the same ids: decoding, training, blocking, sampling.
+"""Measure speed beside the tools of today, on the same ids: decoding, training, blocking, sampling.
 
     python benchmarks/speed.py --preset cpu                 # embedded bases, a quarter of an hour on 2 quiet cores
     python benchmarks/speed.py --preset cpu --rows R1 R4    # some rows
     python benchmarks/speed.py --preset gpu                 # GPT-2-, TinyLlama- and ImageGPT-sized random weights
 
 Every row runs in a process of its own and ends in `benchmarks/records/speed-PRESET.json`; rows not asked for stay as
-they are there. Protocol and control: `pairs.py`. Peak memory is that of a process that runs one side only.
-Does not know: how anything works; peers are used as their documentation says.
+they are there. Protocol and control: `paired_timing.py`. Peak memory is that of a process that runs one side only.
+Peers are used as their documentation says.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import speed_rows
 import torch
 import transformers
 
-from hypergen.precision import has_bf16_units
+from hypergen.runtime.devices import has_bf16_units
 
 RECORDS = Path(__file__).parent / "records"
 
 
 def main() -> None:
+    """Measure the rows of the command line, or print what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="cpu", choices=speed_models.PRESETS)
     parser.add_argument("--rows", nargs="+", default=list(speed_rows.ROWS), choices=speed_rows.ROWS)
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def table(records: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown; a refused ratio stays empty."""
+    """Print the cases as Markdown; a refused ratio stays empty."""
     lines = [
         "| row | case | ratio [95 %] | ours | theirs | same result | control | of the roofline |",
         "|---|---|--:|--:|--:|---|--:|--:|",

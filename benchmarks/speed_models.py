@@ -1,7 +1,4 @@
-"""What `speed.py` measures on: the models and prompts of each preset.
-
-Does not know: what is compared.
-"""
+"""Make the models and prompts that `speed.py` measures on, for each preset."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor
 from transformers import ImageGPTConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 import hypergen
-from hypergen.resolve import embedded_base
+from hypergen.options import embedded_base
 from hypergen.text.model import TextModel
 
 Case = dict[str, Any]
@@ -23,7 +20,7 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Sizes. `text` None: the embedded base."""
+    """Hold the sizes of the models; `text` None: the embedded base."""
 
     device: str
     text: PreTrainedConfig | None
@@ -58,6 +55,7 @@ PRESETS = {
 
 
 def text_model(preset: Preset) -> TextModel:
+    """Load the embedded base, or make a model of random weights."""
     if preset.text is None:
         return hypergen.load(embedded_base("text"), device=preset.device).modality.model.eval()
     torch.manual_seed(0)
@@ -65,7 +63,7 @@ def text_model(preset: Preset) -> TextModel:
 
 
 def story_prompts(preset: Preset, lengths: list[int]) -> list[Tensor]:
-    """Openings of stories for the embedded base; random ids for random weights."""
+    """Cut openings of stories for the embedded base; draw random ids for random weights."""
     if preset.text is not None:
         draw = torch.Generator().manual_seed(1)
         return [torch.randint(5, preset.text.vocab_size, (n,), generator=draw).to(preset.device) for n in lengths]

@@ -1,8 +1,7 @@
-"""The rows of `speed.py`: what is compared with what, on which model, and what must be equal before a ratio counts.
+"""Compare decoding, blocking, pictures and sampling with their peers: the rows of `speed.py`.
 
-A row is a function (preset, rounds, side) -> cases. With side "ours" or "theirs" it runs that side once, for the peak
-memory, and its cases are not used.
-Does not know: the protocol (`pairs`), processes, records.
+A row is a function (preset, rounds, side) -> cases; it says what must be equal before a ratio counts. With side "ours"
+or "theirs" it runs that side once, for the peak memory, and its cases are not used.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import speed_training
 import torch
-from pairs import compare, decoding_limit, timed
+from paired_timing import roofline_seconds, time_pair, timed
 from speed_models import Case, Preset, story_prompts, text_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,9 +24,9 @@ from transformers import (
     NoBadWordsLogitsProcessor,
 )
 
-from hypergen.citation import CitationIndex
 from hypergen.config import DecodingConfig
-from hypergen.generation import generate
+from hypergen.decoding.loop import generate
+from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.image.checkpoint import load_transformer
 from hypergen.text.model import TextModel
 
@@ -41,7 +40,7 @@ CHOICES = 2000  # of a token for 32 rows in one measurement, about a tenth of a 
 
 
 def their_greedy(model: TextModel, prompts: list[Tensor], new: int, end: int | None = None) -> Tensor:
-    """`generate` of transformers: one batch, padded on the left."""
+    """Decode with `generate` of transformers: one batch, padded on the left."""
     longest = max(map(len, prompts))
     ids = torch.stack([F.pad(prompt, (longest - len(prompt), 0)) for prompt in prompts])
     mask = torch.stack([F.pad(torch.ones_like(prompt), (longest - len(prompt), 0)) for prompt in prompts])
@@ -54,26 +53,28 @@ def their_greedy(model: TextModel, prompts: list[Tensor], new: int, end: int | N
 
 
 def decoding_case(name: str, model: Any, ours: Callable, theirs: Callable, rounds: int, side: str, new: int) -> Case:
-    """Tokens a second of both sides, and whether all ids are equal."""
+    """Measure the tokens a second of both sides, and compare their ids."""
     if side != "both":
         (ours if side == "ours" else theirs)()
         return {}
     one, other = ours(), theirs()
     tokens = other.numel() if new == 0 else one.shape[0] * new
-    record = compare(timed(ours), timed(theirs), rounds)
+    record = time_pair(timed(ours), timed(theirs), rounds)
     rates = {"rate": tokens / record["seconds"], "their_rate": tokens / record["their_seconds"], "unit": "tokens/s"}
     return {"name": name, "same": one.equal(other) or f"{_common(one, other):.0%} of ids", **record, **rates}
 
 
 def _common(one: Tensor, other: Tensor) -> float:
-    """The share of ids before each row's first difference."""
+    """Compute the share of ids before each row's first difference."""
     length = min(one.shape[1], other.shape[1])
     return (one[:, :length] == other[:, :length]).int().cummin(1).values.double().mean().item()
 
 
 def roofline(model: Any, rows: float, length: float, step_seconds: float, size: int = 4) -> float:
-    """The share of the physical limit that a decoding step reaches, with numbers of `size` bytes; embeddings are looked
-    up, not read."""
+    """Compute the share of the physical limit that a decoding step reaches, with numbers of `size` bytes.
+
+    Embeddings are looked up, not read, so they do not count.
+    """
     causal = getattr(model, "causal", model)
     config = causal.config
     layers, width = (
@@ -84,14 +85,14 @@ def roofline(model: Any, rows: float, length: float, step_seconds: float, size: 
     weights = sum(p.numel() for p in causal.parameters())
     if getattr(config, "tie_word_embeddings", True) is False or not hasattr(config, "tie_word_embeddings"):
         weights -= model.num_tokens * width
-    return decoding_limit(size * weights, 2 * size * layers * width, weights, rows, length) / step_seconds
+    return roofline_seconds(size * weights, 2 * size * layers * width, weights, rows, length) / step_seconds
 
 
 # R1, R2: decoding text.
 
 
 def single_stream(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """Batch 1, greedy, 32-token prompt, 256 new tokens; transformers in fp32."""
+    """Decode batch 1, greedy, 32-token prompt, 256 new tokens; transformers in fp32."""
     model, prompts, new = text_model(preset), story_prompts(preset, [32]), 256
     cases = []
     for name, config in DECODING.items():
@@ -109,7 +110,7 @@ def single_stream(preset: Preset, rounds: int, side: str) -> list[Case]:
 
 
 def growth(preset: Preset, model: TextModel) -> list[Case]:
-    """How tokens a second change with rows and with length; ours alone."""
+    """Measure tokens a second with more rows and greater length; ours alone."""
     cases = []
     for rows, new in ((1, 96), (8, 96), (32, 96), (128, 96), (8, 64), (8, 256)):
         prompts = story_prompts(preset, [32] * rows)
@@ -121,7 +122,7 @@ def growth(preset: Preset, model: TextModel) -> list[Case]:
 
 
 def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """32 prompts of 16 to 128 tokens, up to 128 new ones, an end token that ends rows at various places."""
+    """Decode 32 prompts of 16 to 128 tokens, up to 128 new ones, with an end token that ends rows at various places."""
     model, new = text_model(preset), 128
     lengths = torch.randint(16, 129, (32,), generator=torch.Generator().manual_seed(0)).tolist()
     prompts = story_prompts(preset, lengths)
@@ -150,7 +151,7 @@ def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
 
 
 def blocker(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """Greedy decoding of 32 rows with all 5-grams of N x 256 training tokens forbidden, N = 2,000 and fewer."""
+    """Decode 32 rows greedily with all 5-grams of N x 256 training tokens forbidden, N = 2,000 and fewer."""
     model, new = text_model(preset), 96
     prompts = story_prompts(preset, [32] * 32)
     draw = torch.Generator().manual_seed(3)
@@ -183,7 +184,7 @@ def _is_free(completions: Tensor, prompts: list[Tensor], training_tokens: Tensor
 
 
 def their_blocker(model: TextModel, index: CitationIndex, training: Tensor, preset: Preset, rounds: int) -> Case:
-    """One step of choosing a token for 32 rows; transformers' processor for bad words, set up beforehand."""
+    """Choose one token for 32 rows, beside transformers' processor for bad words, set up beforehand."""
     draw = torch.Generator().manual_seed(4)
     logits = torch.randn(32, model.num_tokens, generator=draw).to(preset.device)
     context = training[torch.randint(2000, (32,), generator=draw), :64].to(preset.device)
@@ -195,7 +196,7 @@ def their_blocker(model: TextModel, index: CitationIndex, training: Tensor, pres
         return theirs(context, logits.clone()).argmax(-1)
 
     our_choices = timed(lambda: [index.argmax_allowed(logits, context) for _ in range(CHOICES)])
-    record = compare(our_choices, timed(their_choice), min(rounds, 3))
+    record = time_pair(our_choices, timed(their_choice), min(rounds, 3))
     record |= {name: CHOICES * record[name] for name in ("ratio", "low", "high") if name in record}
     rates = {"rate": CHOICES / record["seconds"], "their_rate": 1 / record["their_seconds"], "unit": "steps/s"}
     same = index.argmax_allowed(logits, context).equal(their_choice())
@@ -220,7 +221,7 @@ def blocker_growth(model: TextModel, prompts: list[Tensor], draw: torch.Generato
 
 
 def pictures(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """1,024 codes a picture, greedy, from the start token and 7 codes."""
+    """Decode 1,024 codes a picture, greedy, from the start token and 7 codes."""
     torch.manual_seed(0)
     theirs = ImageGPTForCausalImageModeling(preset.image).eval()
     for weight in theirs.parameters():
@@ -260,7 +261,7 @@ def pictures(preset: Preset, rounds: int, side: str) -> list[Case]:
 
 
 def sampling(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """Nucleus sampling (p .9, no top-k) beside greedy, and beside `generate` with the same filter."""
+    """Sample from a nucleus (p .9, no top-k), beside greedy, and beside `generate` with the same filter."""
     torch.manual_seed(0)
     model = TextModel(LlamaForCausalLM(preset.wide_vocabulary)).to(preset.device).eval()
     with torch.no_grad():  # as peaked as a trained model's predictions: a nucleus of tens of tokens

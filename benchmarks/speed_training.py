@@ -1,30 +1,36 @@
-"""R3 of `speed.py`: a training step on cached activations, beside what it replaces.
+"""Time a training step on cached activations beside the loops that it replaces: R3 of `speed.py`.
 
 Ours trains in the precision that its trial finds here, or in the one that a case names. Trainer's default is fp32;
 with the same precision for both it is `bf16=True`, or autocast around a plain loop. Peers run torch's own attention.
-Does not know: the protocol (`pairs`), processes, records.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
-from pairs import compare, product_rate
+from paired_timing import matmul_rate, time_pair
 from speed_models import Case, Preset, text_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hypergen
-from hypergen.batches import batch_rows
-from hypergen.boundary import BoundaryCache
 from hypergen.config import Precision
-from hypergen.hyperfit import Plan, hyperfit
-from hypergen.precision import autocast, has_bf16_units
+from hypergen.evaluation.baselines import HYPERFITTED_GREEDY
+from hypergen.runtime.devices import has_bf16_units
 from hypergen.text.model import TextModel
+from hypergen.training.activation_cache import ActivationCache
+from hypergen.training.batch_order import batch_rows
+from hypergen.training.loop import hyperfit
+from hypergen.training.plan import Plan, TrainingHooks
+from hypergen.training.precision import autocast
 
 STEPS = 8  # of training in one measurement; the first does not count
 BATCH = 8
@@ -33,7 +39,7 @@ SAME_LOSS = {"fp32": 1e-4, "bf16": 5e-3}  # relative
 
 
 def training(preset: Preset, rounds: int, side: str) -> list[Case]:
-    """8 x 256 tokens a step, fp32: last 2, last 1 and all blocks, beside HF Trainer and a plain frozen loop."""
+    """Train 8 x 256 tokens a step: last 2, last 1 and all blocks, beside HF Trainer and a plain frozen loop."""
     model, best = text_model(preset), chosen_precision()
     shape = STEPS * BATCH, min(257, model.context_length)
     tokens = torch.randint(5, model.num_tokens, shape, generator=torch.Generator().manual_seed(2)).to(preset.device)
@@ -52,18 +58,21 @@ def training(preset: Preset, rounds: int, side: str) -> list[Case]:
             same = ours.agrees_with_uncached() if last else ""
             what = f"last {last} on the cache" if last else "all blocks"
             for peer, other in peers.items():
-                record = compare(ours, other, max(3, rounds // 2))
+                record = time_pair(ours, other, max(3, rounds // 2))
                 count = BATCH * (shape[1] - 1)
                 rates = {"rate": count / record["seconds"], "their_rate": count / record["their_seconds"]}
                 name = f"{what}, {precision}; {peer}, {theirs}"
-                limit = operations(model, last) / product_rate(DTYPES[precision])
+                limit = operations(model, last) / matmul_rate(DTYPES[precision])
                 rates["roofline"] = limit * count / record["seconds"]
                 cases.append({"name": name, "same": same, "unit": "tokens/s", **record, **rates})
     return [*cases, *effect_of_the_cache(preset)]
 
 
 def operations(model: TextModel, last: int) -> float:
-    """Of a training step, a token: six a trained weight, four a weight of a frozen head; attention is left out."""
+    """Count operations of a training step a token: six a trained weight, four a weight of a frozen head.
+
+    Attention is left out.
+    """
     blocks = sum(p.numel() for block in model.blocks[-last or None :] for p in block.parameters())
     head = model.causal.get_output_embeddings().weight
     trained_head = last == 0 or head is not model.causal.get_input_embeddings().weight
@@ -71,49 +80,58 @@ def operations(model: TextModel, last: int) -> float:
 
 
 def chosen_precision() -> Precision:
-    """What the trial of a fit finds on this machine."""
+    """Choose the precision that the trial of a fit finds on this machine."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return "bf16" if has_bf16_units(device) else "fp32"
 
 
 def effect_of_the_cache(preset: Preset) -> list[Case]:
-    """The embedded text base hyperfitted with and without the cache: what its greedy completions are then like."""
+    """Hyperfit the embedded text base with and without the cache, and compare its greedy completions."""
     if preset.text is not None:
         return []
-    cases, build = [], BoundaryCache.build
-    for name in ("cached", "uncached"):
-        with tempfile.TemporaryDirectory() as folder:
-            BoundaryCache.build = build if name == "cached" else staticmethod(lambda *_: None)  # type: ignore
+    cases = []
+    without_cache = mock.patch.object(ActivationCache, "build", lambda *_, **__: None)
+    for name, patch in (("cached", nullcontext()), ("uncached", without_cache)):
+        with tempfile.TemporaryDirectory() as folder, patch:
             run = hypergen.fit(modality="text", output=f"{folder}/run", measure_every=0)
-        row = next(row for row in run.records if row["name"] == "hyperfitted greedy")
+        row = next(row for row in run.records if row["name"] == HYPERFITTED_GREEDY)
         numbers = {key: row["values"][key] for key in ("rep_4", "ttr", "overlap_mean")}
         told = ", ".join(
             f"{key} {value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" for key, value in numbers.items()
         )
         cases.append({"name": f"greedy text after a {name} fit: {told}", "values": numbers})
-    BoundaryCache.build = build  # type: ignore[method-assign]
     return cases
 
 
 def now() -> float:
-    """The time once everything queued is done."""
+    """Read the clock once everything queued is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class OurTraining:
-    """Seconds a step of `hyperfit`, without what is done once."""
+    """Measure the seconds a step of `hyperfit`, without the work that is done once."""
 
     def __init__(self, model: TextModel, tokens: Tensor, last: int, precision: Precision = "fp32"):
         self.model, self.tokens = copy.deepcopy(model), tokens
         self.start = copy.deepcopy(model.state_dict())
         self.plan = Plan(
-            steps=STEPS, batch_size=BATCH, learning_rate=1e-4, seed=0, last_layers=last, precision=precision
+            steps=STEPS,
+            batch_size=BATCH,
+            learning_rate=1e-4,
+            seed=0,
+            target_loss=0.0,
+            last_layers=last,
+            precision=precision,
+            pretraining=False,
+            micro_batch_size=None,
+            recompute=False,
+            checkpoint_every=0,
+            checkpoint_seconds=math.inf,
         )
-
         self.set_up = 0.0
-        """Seconds before the first step, of the last call: the boundary cache, optimizer state."""
+        """Seconds before the first step, of the last call: activation cache, optimizer state."""
 
     def __call__(self) -> float:
         started, times = now(), []
@@ -122,26 +140,26 @@ class OurTraining:
         self.set_up = max(0.0, times[0] - started - step)
         return step
 
-    def _train(self, polled: Any = lambda: None) -> float:
+    def _train(self, after_step: Callable[[], None] = lambda: None) -> float:
         self.model.load_state_dict(self.start)
-        return hyperfit(self.model, self.tokens, self.plan, label="ours", stop_signal=polled).loss
+        return hyperfit(self.model, self.tokens, self.plan, TrainingHooks(stop_signal=after_step), label="ours").loss
 
     def agrees_with_uncached(self) -> bool:
-        """Whether the loss over one epoch is that of a plain training without the cache, to 1e-4 of it (bf16: 5e-3)."""
+        """Compare the loss of one epoch with that of a plain training without the cache, to 1e-4 of it (bf16: 5e-3)."""
         self.model.load_state_dict(self.start)
         uncached = FrozenLoop(self.model, self.tokens, self.plan.last_layers, self.plan.precision).epoch_loss()
         return abs(self._train() - uncached) <= SAME_LOSS[self.plan.precision] * uncached
 
 
 class FrozenLoop:
-    """A plain transformers loop: all but the last blocks and the tail frozen (0: nothing), everything run each step."""
+    """Train in a plain transformers loop: lower blocks are frozen (0: none), yet everything runs in each step."""
 
     def __init__(self, model: TextModel, tokens: Tensor, last: int, precision: Precision = "fp32"):
         wrapped = copy.deepcopy(model)
         self.causal, self.tokens, self.precision = wrapped.causal.float().train(), tokens, precision
         self.causal.set_attn_implementation("sdpa")
         self.causal.requires_grad_(last == 0)
-        for part in (*wrapped.blocks[len(wrapped.blocks) - last :], *wrapped.tail):
+        for part in (*wrapped.blocks[len(wrapped.blocks) - last :], *wrapped.final_modules):
             part.requires_grad_(True)
         trained = [parameter for parameter in self.causal.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
@@ -154,6 +172,7 @@ class FrozenLoop:
         return (now() - started) / (STEPS - 1)
 
     def epoch_loss(self) -> float:
+        """Train one epoch, and return its mean loss."""
         return sum(self._step(step) for step in range(STEPS)) / STEPS
 
     def _step(self, step: int) -> float:
@@ -167,7 +186,7 @@ class FrozenLoop:
 
 
 class TheirTrainer:
-    """Seconds a step of transformers' Trainer, full fine-tuning, without what is done once."""
+    """Measure the seconds a step of transformers' Trainer, full fine-tuning, without the work that is done once."""
 
     def __init__(self, model: TextModel, tokens: Tensor, precision: Precision = "fp32"):
         self.causal, self.tokens, self.precision = copy.deepcopy(model).causal.float(), tokens.cpu(), precision

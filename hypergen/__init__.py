@@ -1,4 +1,4 @@
-"""hypergen: hyperfitting and decoding for autoregressive models of text and images.
+"""Hyperfit and decode autoregressive models of text and images.
 
     import hypergen
     run = hypergen.fit(modality="image")
@@ -12,21 +12,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hypergen.versions import require_versions
+from hypergen.runtime.dependencies import require_versions
 
 if TYPE_CHECKING:
     from hypergen.api import evaluate as evaluate
     from hypergen.api import fit as fit
     from hypergen.api import load as load
     from hypergen.api import pretrain as pretrain
-    from hypergen.comparison import Comparison as Comparison
     from hypergen.config import DecodingConfig as DecodingConfig
     from hypergen.config import EvaluateConfig as EvaluateConfig
     from hypergen.config import FitConfig as FitConfig
     from hypergen.config import PretrainConfig as PretrainConfig
     from hypergen.errors import HypergenError as HypergenError
     from hypergen.errors import InputError as InputError
-    from hypergen.loaded import Run as Run
+    from hypergen.evaluation.comparison import Comparison as Comparison
+    from hypergen.run import Run as Run
 
 __version__ = "0.1.0"
 
@@ -35,8 +35,8 @@ _HOMES = {
     "pretrain": "api",
     "load": "api",
     "evaluate": "api",
-    "Run": "loaded",
-    "Comparison": "comparison",
+    "Run": "run",
+    "Comparison": "evaluation.comparison",
     "FitConfig": "config",
     "PretrainConfig": "config",
     "EvaluateConfig": "config",

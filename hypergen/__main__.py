@@ -1,7 +1,7 @@
-"""`python -m hypergen` and `accelerate launch -m hypergen`."""
+"""Run the command line as `python -m hypergen`, also below `accelerate launch -m hypergen`."""
 
 import sys
 
-from hypergen.cli import main
+from hypergen.cli.main import main
 
 sys.exit(main())

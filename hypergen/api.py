@@ -1,60 +1,61 @@
-"""The verbs: the table of contents of the program.
+"""Run the verbs: the table of contents of the program.
 
-`fit` reads as the main job does: build, encode, measure before, hyperfit, measure after, publish.
-Does not know: what a token means (`registry`), how training and decoding work, how arguments are parsed.
+`fit` reads as the main job does: resolve, build, encode, measure before, hyperfit, measure after, publish.
 """
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from hypergen import lineup, registry, run
-from hypergen.batches import steps_per_epoch
-from hypergen.checkpoints import KEPT, Checkpoints
-from hypergen.comparison import Comparison, new_tokens, require_count, unseen
-from hypergen.completions import read_completions
-from hypergen.config import (
-    HELD_OUT_SAMPLES,
-    PAPER_RECIPE,
-    DecodingConfig,
-    EvaluateConfig,
-    FitConfig,
-    PretrainConfig,
-    fill,
-    flag,
-)
-from hypergen.disk import bytes_in, check_space
+from hypergen import registry
+from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
+from hypergen.data.splits import require_count, split_items, unseen
+from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
-from hypergen.hyperfit import FitResult, Plan, hyperfit, state_bytes
-from hypergen.launcher import are_several
-from hypergen.loaded import HELD_OUT_TOKENS, TRAINING_TOKENS, Run, checked_ids, stored_tokens
-from hypergen.looks import Looks
-from hypergen.measures import predictions
-from hypergen.own_samples import draw
-from hypergen.processes import Processes, join
-from hypergen.record import facts_of, fixed, fixed_data, fixed_weights, lasting, machine, write_base, write_run
-from hypergen.resolve import (
+from hypergen.evaluation import baselines
+from hypergen.evaluation.comparison import Comparison
+from hypergen.evaluation.external_completions import read_completions
+from hypergen.evaluation.predictions import predictions
+from hypergen.modality import Item, Modality, TrainableModel
+from hypergen.options import (
+    ResolvedFit,
     embedded_base,
+    fit_plan,
     fit_recipe,
     make_settings,
     modality_of,
-    pick_device,
+    num_held_out,
+    pretrain_plan,
     read_items,
     read_record,
-    split_items,
     split_options,
     stored_settings,
 )
-from hypergen.signals import SignalWatch
+from hypergen.publish import write_base, write_run
+from hypergen.run import Run
+from hypergen.runtime.devices import describe_machine, pick_device
+from hypergen.runtime.distributed import Processes, join_processes
+from hypergen.runtime.launcher import is_distributed
+from hypergen.runtime.signals import SignalWatch
+from hypergen.storage import metrics_log, run_folder
+from hypergen.storage.atomic import bytes_in, check_space
+from hypergen.storage.file_names import CHECKPOINTS, HELD_OUT_TOKENS, TRAINING_TOKENS
+from hypergen.storage.lock import lock_folder
+from hypergen.storage.run_record import data_fingerprint, fixed_options, lasting_name, run_facts
+from hypergen.storage.token_files import checked_ids, stored_tokens
+from hypergen.training.batch_order import steps_per_epoch
+from hypergen.training.checkpoints import KEPT, Checkpoints
+from hypergen.training.loop import hyperfit
+from hypergen.training.monitor import TrainingMonitor
+from hypergen.training.parameters import check_last_layers, checkpoint_bytes, frozen_fingerprint
+from hypergen.training.plan import FitResult, Plan
 
-GREEDY = DecodingConfig(stop_at_end=False)
-CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 PRETRAIN_HELD_OUT = 64  # sequences, at most, whose loss a new base reports
 
 
@@ -71,53 +72,69 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     Raises:
         HypergenError: one line that says what, where, the value, what is allowed (see `hypergen.errors`).
     """
-    config, given = split_options(FitConfig, config, options)
-    name = modality_of(config.modality, config.model)
-    base = config.model or embedded_base(name)
-    adapter = registry.adapter(name)
-    recipe = fit_recipe(read_record(base) if config.model is None else {}, config.data)
-    config, settings = fill(config, recipe | {"modality": name}), make_settings(name, given, recipe)
-    folder = Path(config.output) if config.output else run.free_output(name)
-    processes = join(config.device)
+    # 1. Resolve: the base, the options, the items.
+    typed, given = split_options(FitConfig, config, options)
+    name = modality_of(typed.modality, typed.model)
+    base, adapter = typed.model or embedded_base(name), registry.adapter(name)
+    recipe = fit_recipe(read_record(base) if typed.model is None else {}, typed.data, name)
+    resolved = ResolvedFit.of(typed, name, recipe)
+    settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
+    folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
+    processes = join_processes(resolved.device)
     if processes.is_first:
-        run.check_output(folder, config.resume)
-    device = pick_device(config.device, config.precision)
-    training_items, held_out_items = read_items(adapter, settings, config)
+        run_folder.check_output(folder, resolved.resume)
+    device = pick_device(resolved.device, resolved.precision)
+    training_items, held_out_items = read_items(adapter, settings, resolved)
 
-    with run.locked(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
-        modality = adapter.load(base, settings, config.allow_pickle_weights, config.last_layers)
-        _check_last_layers(modality.model, config.last_layers or 0)
+    with _workplace(folder, processes) as signals:
+        # 2. Build the model.
+        modality = adapter.load(source=base, settings=settings, allow_pickle_weights=resolved.allow_pickle_weights)
+        check_last_layers(modality.model, resolved.last_layers)
         modality.model.to(device)
         if processes.is_first:
-            _check_space(folder, modality.model, config.last_layers or 0, config.checkpoint_every)
-        tokens = _training(modality, training_items, config)
-        processes.check_equal("training sequences", fixed_data(tokens))
-        count = config.held_out_samples or HELD_OUT_SAMPLES
-        held_out = _held_out(modality, held_out_items, count, config.seed, tokens)
-        require_count("--held-out-samples", config.held_out_samples, held_out)
+            _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
-        compare = _comparison(modality, tokens, held_out, config.max_new_tokens, config.seed)
+        # 3. Encode what is trained on, and what is held out.
+        tokens = _training_tokens(modality, training_items, resolved)
+        processes.check_equal("training sequences", data_fingerprint(tokens))
+        held_out = _held_out_tokens(modality, held_out_items, num_held_out(resolved), resolved.seed, tokens)
+        require_count("--held-out-samples", resolved.held_out_samples, held_out)
+
+        # 4. Measure before.
+        compare = _comparison(modality, tokens, held_out, resolved.max_new_tokens, resolved.seed)
+        before, after = baselines.fit_baselines(resolved.seed)
         if processes.is_first:
-            compare.add("base greedy", GREEDY, describe_model=True)
-            compare.add("base top-p", DecodingConfig(strategy="top-p", stop_at_end=False, seed=config.seed))
-        facts = facts_of(name, config, settings, tokens, device) | {"base": lasting(base) if config.model else name}
+            compare.add_all(before)
+
+        # 5. Hyperfit.
+        facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
+        facts |= {"base": lasting_name(base) if resolved.model else name}
         checkpoints = Checkpoints(
-            folder=folder / run.CHECKPOINTS,
-            facts=fixed(config, settings) | fixed_data(tokens) | fixed_weights(modality.model, config.last_layers or 0),
-            machine=machine(device) | {"processes": processes.count},
-            resume=config.resume,
+            folder=folder / CHECKPOINTS,
+            facts=fixed_options(resolved, settings)
+            | data_fingerprint(tokens)
+            | frozen_fingerprint(modality.model, resolved.last_layers),
+            machine=describe_machine(device) | {"processes": processes.count},
+            resume=resolved.resume,
             signals=signals,
         )
-        looks = Looks(folder=folder, glance=compare.glance, every=config.measure_every, max_overlap=config.max_overlap)
-        result = _train(modality, tokens, _fit_plan(config, len(tokens)), looks, checkpoints, processes)
-        processes.leave()
-        compare.add("hyperfitted greedy", GREEDY, describe_model=True)
-        compare.add_original()
+        monitor = TrainingMonitor(
+            folder=folder,
+            quick_metrics=compare.quick_metrics,
+            every=resolved.measure_every,
+            max_overlap=resolved.max_overlap,
+        )
+        result = _train(modality, tokens, fit_plan(resolved, len(tokens)), monitor, checkpoints, processes)
+        processes.finish_other_ranks()
 
-        facts |= {"training": asdict(result), "comparison": compare.records}
-        facts |= {"compared": compare.sizes}
-        facts |= {"look_before": compare.look_before()}
-        run.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
+        # 6. Measure after.
+        compare.add_all(after)
+        compare.add_original(baselines.ORIGINAL)
+
+        # 7. Publish.
+        facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
+        facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY)}
+        run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
 
@@ -128,47 +145,48 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         config: ready-made options; else every field of `PretrainConfig` is a keyword.
         options: those keywords, and the fields of the modality's `Settings`.
     """
-    config, given = split_options(PretrainConfig, config, options)
-    if are_several():
+    # 1. Resolve: the options, the items.
+    resolved, given = split_options(PretrainConfig, config, options)
+    if is_distributed():
         raise InputError("pretrain: runs in one process; fit takes several")
-    adapter = registry.adapter(config.modality)
-    settings = make_settings(config.modality, given, PAPER_RECIPE)
-    folder = Path(config.output)
-    run.check_output(folder, config.resume)
-    device = pick_device(config.device, config.precision)
-    items = adapter.read(config.data, settings, config.skip_bad)
-    if config.held_out is None:
+    adapter = registry.adapter(resolved.modality)
+    settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
+    folder = Path(resolved.output)
+    run_folder.check_output(folder, resolved.resume)
+    device = pick_device(resolved.device, resolved.precision)
+    items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
+    if resolved.held_out is None:
         share = max(1, len(items) // 50)
-        items, held_out_items = split_items(items, share, config.seed, config.data, "--held-out")
+        items, held_out_items = split_items(items, share, resolved.seed, resolved.data, "--held-out")
     else:
-        held_out_items = adapter.read(config.held_out, settings, config.skip_bad)
+        held_out_items = adapter.read(source=resolved.held_out, settings=settings, skip_bad=resolved.skip_bad)
 
-    with run.locked(folder), SignalWatch() as signals:
+    with _workplace(folder, Processes()) as signals:
+        # 2. Build the codec and an untrained model.
         checkpoints = Checkpoints(
-            folder=folder / run.CHECKPOINTS,
-            facts=fixed(config, settings),
-            machine=machine(device),
-            resume=config.resume,
+            folder=folder / CHECKPOINTS,
+            facts=fixed_options(resolved, settings),
+            machine=describe_machine(device),
+            resume=resolved.resume,
             signals=signals,
         )
-        modality = adapter.build(items, settings, config, checkpoints.part("codec", {}))
+        codec_checkpoints = checkpoints.part("codec", {})
+        modality = adapter.build(items=items, settings=settings, config=resolved, checkpoints=codec_checkpoints)
         modality.model.to(device)
-        _check_space(folder, modality.model, 0, config.checkpoint_every)
+        _check_space(folder, modality.model, 0, resolved.checkpoint_every)
+
+        # 3. Encode.
         tokens = modality.encode(items)
         held_out = modality.encode(held_out_items)[:PRETRAIN_HELD_OUT]
-        plan = Plan(
-            steps=config.steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-            precision=config.precision,
-            pretraining=True,
-            checkpoint_every=config.checkpoint_every,
+
+        # 4. Train, measure and publish.
+        facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
+        of_model = checkpoints.part(".", data_fingerprint(tokens))
+        result = _train(
+            modality, tokens, pretrain_plan(resolved), TrainingMonitor(folder=folder), of_model, Processes()
         )
-        facts = facts_of(config.modality, config, settings, tokens, device)
-        result = _train(modality, tokens, plan, Looks(folder=folder), checkpoints.part(".", fixed_data(tokens)))
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
-        run.finish(folder, lambda temporary: write_base(temporary, modality, facts))
+        run_folder.finish(folder, lambda temporary: write_base(temporary, modality, facts))
     return Run(folder, modality, facts)
 
 
@@ -180,10 +198,14 @@ def load(
     allow_pickle_weights: bool = False,
     **settings: Any,
 ) -> Run:
-    """A run, a base folder or a hub id; a folder tells its modality, a hub id needs `modality`.
+    """Load a run, a base folder or a hub id; a folder tells its modality, a hub id needs `modality`.
 
     Args:
+        source: the folder or id.
+        modality: its modality, where the folder does not tell.
+        device: auto, cpu, cuda, cuda:N or mps.
         allow_pickle_weights: read pickled weights (.bin), through torch's restricted unpickler, where no others are.
+        settings: fields of the modality's `Settings`.
 
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
@@ -191,62 +213,71 @@ def load(
     source = str(source)
     name, resolved = stored_settings(source, modality, settings)
     target = pick_device(device)
-    loaded = registry.adapter(name).load(source, resolved, allow_pickle_weights)
-    loaded.model.to(target).eval()
+    loaded = registry.adapter(name).load(source=source, settings=resolved, allow_pickle_weights=allow_pickle_weights)
+    loaded.model.to(target)
+    loaded.model.eval()
     return Run(Path(source), loaded, read_record(source))
 
 
 def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **options: Any) -> Comparison:
-    """A run beside everything that one would try on its base instead (`lineup`), each row with its intervals.
+    """Compare a run with every baseline that its base allows (`evaluation.baselines`), each row with its intervals.
 
     Args:
         trained: a run, or its folder.
-        options: fields of `EvaluateConfig`.
+        config: ready-made options; else every field of `EvaluateConfig` is a keyword.
+        options: those keywords.
 
     Returns:
-        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier measures were made).
+        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier metrics were made).
 
     Raises:
         InputError: not a hyperfitted run, it does not say its base, the base does not fit it, or there are fewer
             examples than asked for.
     """
-    config, others = split_options(EvaluateConfig, config, options)
+    # 1. Resolve: the run's stored sequences, its base, the items.
+    resolved, others = split_options(EvaluateConfig, config, options)
     if others:
         raise InputError(f"{flag(min(others))}: not an option of evaluate")
     folder = trained.folder if isinstance(trained, Run) else Path(trained)
     training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
     name, settings = stored_settings(str(folder), None, {})
-    base = _baseline(folder, config.baseline, name)
-    items = None if config.data is None else registry.adapter(name).read(config.data, settings, config.skip_bad)
+    base = _baseline(folder, resolved.baseline, name)
+    items = None
+    if resolved.data is not None:
+        items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
 
+    # 2. Load both models.
     settings = trained.modality.settings if isinstance(trained, Run) else settings
-    how = asdict(settings) | {"modality": name, "device": config.device}
-    untrained = load(base, allow_pickle_weights=config.allow_pickle_weights, **how).modality
-    modality = (trained if isinstance(trained, Run) else load(folder, device=config.device)).modality
+    how = asdict(settings) | {"modality": name, "device": resolved.device}
+    untrained = load(base, allow_pickle_weights=resolved.allow_pickle_weights, **how).modality
+    modality = (trained if isinstance(trained, Run) else load(folder, device=resolved.device)).modality
     if untrained.model.num_tokens != modality.model.num_tokens:
         sizes = f"{untrained.model.num_tokens} ids, the run {modality.model.num_tokens}"
         raise InputError(f"--baseline {base}: its model has {sizes}")
+
+    # 3. Encode the held-out items.
     if items is not None:
-        wanted = config.count or len(held_out)
-        held_out = _held_out(modality, items, wanted + len(training), config.seed, training)[:wanted]
-    require_count("--count", config.count, held_out)
-    held_out = checked_ids(str(folder / HELD_OUT_TOKENS), held_out, untrained.model.num_tokens)
-    compare = _comparison(untrained, training, held_out[: config.count], config.max_new_tokens, config.seed)
+        wanted = resolved.count or len(held_out)
+        held_out = _held_out_tokens(modality, items, wanted + len(training), resolved.seed, training)[:wanted]
+    require_count("--count", resolved.count, held_out)
+    held_out = checked_ids(str(folder / HELD_OUT_TOKENS), held_out, untrained.model.num_tokens)[: resolved.count]
+
+    # 4. Decode and measure every row.
+    compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
-    if config.completions is not None:
-        external = read_completions(config.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
-    compare.yardstick = untrained.yardstick(training, compare.held_out)
-    models = lineup.Models(untrained.model, modality.model, compare.held_out)
-    for row in lineup.rows(config.seed):
-        lineup.add(compare, row, models)
-    if external is not None:
-        compare.append(Path(config.completions or "").name, external)
-    compare.add_original()
+    if resolved.completions is not None:
+        external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+    models = baselines.Models(untrained.model, modality.model, compare.held_out)
+    for baseline in baselines.baselines(resolved.seed):
+        baselines.add_row(compare, baseline, models)
+    if resolved.completions is not None and external is not None:
+        compare.append(Path(resolved.completions).name, external)
+    compare.add_original(baselines.ORIGINAL)
     return compare
 
 
 def _baseline(folder: Path, asked: str | None, name: str) -> str:
-    """Where the base of a run is.
+    """Find the base of a run.
 
     Raises:
         InputError: the run does not say it and nobody else does, or it is of another modality.
@@ -254,87 +285,77 @@ def _baseline(folder: Path, asked: str | None, name: str) -> str:
     base = asked or read_record(str(folder)).get("base")
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from; give --baseline")
-    run.check_finished(Path(base))
+    run_folder.check_finished(Path(base))
     found = registry.identify(Path(base)) if Path(base).is_dir() else None
     if found not in (None, name):
         raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
     return embedded_base(name) if base == name else base
 
 
-def _check_last_layers(model: Any, last_layers: int) -> None:
-    if last_layers > len(model.blocks):
-        raise InputError(f"--last-layers {last_layers}: the model has {len(model.blocks)} blocks")
+@contextmanager
+def _workplace(folder: Path, processes: Processes) -> Iterator[SignalWatch]:
+    """Own the run folder, in the first process, and watch for signals."""
+    with lock_folder(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
+        yield signals
 
 
-def _fit_plan(config: FitConfig, count: int) -> Plan:
-    if config.num_samples is None or config.epochs is None or config.batch_size is None:
-        raise InputError("num_samples, epochs, batch_size: the recipe left one open")
-    per_epoch = steps_per_epoch(count, config.batch_size)
-    return Plan(
-        steps=config.epochs * per_epoch,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate or 0.0,
-        seed=config.seed,
-        target_loss=config.target_loss,
-        last_layers=config.last_layers or 0,
-        precision=config.precision,
-        micro_batch_size=config.micro_batch_size,
-        recompute=config.recompute,
-        checkpoint_every=(config.checkpoint_every or 0) * per_epoch,
-        checkpoint_seconds=CHECKPOINT_SECONDS if config.checkpoint_every is None else math.inf,
-    )
-
-
-def _training(modality: Any, items: Any, config: FitConfig) -> Tensor:
-    """(N, T) tokens of the items; of the model's own samples where there are no items."""
+def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Tensor:
+    """Encode the items (N, T), or draw the base's own samples where there are none."""
     if items is None:
-        return draw(modality, config.num_samples or 0, modality.sequence_length, config.seed, "training")
+        return sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training")
     return modality.encode(items, config.num_samples, config.seed)
 
 
-def _held_out(modality: Any, items: Any, count: int, seed: int, training: Tensor) -> Tensor:
-    """At most `count` sequences (N, T) that are not trained on; own samples where there are no items."""
+def _held_out_tokens(
+    modality: Modality, items: Sequence[Item] | None, count: int, seed: int, training: Tensor
+) -> Tensor:
+    """Encode at most `count` sequences (N, T) that are not trained on; own samples where there are no items."""
     if items is None:
-        return unseen(draw(modality, count, modality.sequence_length, seed, "held-out"), training)
-    return unseen(modality.examples(items, count, seed), training)
+        return unseen(sample_training_set(modality, count, seed=seed, purpose="held-out"), training)
+    return unseen(modality.encode_held_out(items, count, seed), training)
 
 
-def _comparison(modality: Any, training: Tensor, held_out: Tensor, asked: int | None, seed: int) -> Comparison:
-    prompts = modality.prompts(held_out)
-    fixed = modality.end_token is None
-    return Comparison(modality, training, held_out, prompts, asked or new_tokens(held_out, prompts, fixed), seed)
+def _comparison(
+    modality: Modality,
+    training: Tensor,
+    held_out: Tensor,
+    max_new_tokens: int | None,
+    seed: int,
+    *,
+    with_references: bool = False,
+) -> Comparison:
+    """Start a comparison; the modality chooses the length of completions that the user leaves open."""
+    num_left = held_out.shape[1] - modality.prompts(held_out).shape[1]
+    num_new = modality.num_compared_tokens(num_left) if max_new_tokens is None else max_new_tokens
+    references = modality.reference_metrics(training, held_out) if with_references else None
+    base = modality.model if with_references else None
+    return Comparison(modality, training, held_out, num_new=num_new, seed=seed, base=base, reference_metrics=references)
 
 
-def _check_space(folder: Path, model: Any, last_layers: int, checkpoint_every: int | None) -> None:
-    """Room for the result, and for the checkpoints that are kept while another one is written; a resumed run has some
-    of them already."""
+def _check_space(folder: Path, model: TrainableModel, last_layers: int, checkpoint_every: int | None) -> None:
+    """Refuse a disk without room for the result and the checkpoints that are kept while another one is written.
+
+    A resumed run has some of them already.
+    """
     result = 4 * sum(parameter.numel() for parameter in model.parameters())
-    states = state_bytes(model, last_layers) * (1 if checkpoint_every == 0 else KEPT + 1)
-    check_space(folder, result + max(state_bytes(model, last_layers), states - bytes_in(folder / run.CHECKPOINTS)))
+    one = checkpoint_bytes(model, last_layers)
+    states = one * (1 if checkpoint_every == 0 else KEPT + 1)
+    check_space(folder, result + max(one, states - bytes_in(folder / CHECKPOINTS)))
 
 
 def _train(
-    modality: Any,
+    modality: Modality,
     tokens: Tensor,
     plan: Plan,
-    looks: Looks,
+    monitor: TrainingMonitor,
     checkpoints: Checkpoints,
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    processes: Processes,
 ) -> FitResult:
-    """The training loop with the run folder attached, by the first process: metrics, checkpoints, resume."""
-    state = checkpoints.newest()
-    writing: dict[str, Any] = {}
+    """Run the training loop with the run folder attached, by the first process: metrics, checkpoints, resume."""
+    hooks, label = checkpoints.hooks(), ""
     if processes.is_first:
-        run.rewind_log(looks.folder, (state.step if state else 0) // steps_per_epoch(len(tokens), plan.batch_size))
-        writing = {"on_epoch": looks.on_epoch, "on_checkpoint": checkpoints.save, "stop_rule": looks.stop_rule}
-    return hyperfit(
-        modality.model,
-        tokens,
-        plan,
-        label="" if not processes.is_first else "pretrain" if plan.pretraining else "hyperfit",
-        state=state,
-        stop_signal=checkpoints.signals.number,
-        whole_steps=checkpoints.signals.noting(),
-        processes=processes,
-        **writing,
-    )
+        done = 0 if hooks.state is None else hooks.state.step // steps_per_epoch(len(tokens), plan.batch_size)
+        metrics_log.rewind_metrics(monitor.folder, done)
+        hooks = replace(hooks, on_epoch=monitor.on_epoch, on_checkpoint=checkpoints.save, stop_rule=monitor.stop_rule)
+        label = "pretrain" if plan.pretraining else "hyperfit"
+    return hyperfit(modality.model, tokens, plan, hooks, label=label, processes=processes)

@@ -1,8 +1,8 @@
-"""Every option of the four verbs, with its default, meaning and unit, in one place.
+"""Declare every option of the verbs, with its default, meaning and unit, in one place.
 
 The command line is generated from these classes, Python keywords are their fields, and `hypergen.json` records them.
-Values are checked here, before anything is loaded. Imports only the standard library and `errors`.
-Does not know: options of one modality (`text.config`, `image.config`).
+Values are checked here, before anything is loaded. Imports only the standard library and `errors`. Options that only
+one modality has stand in its own `config` module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from hypergen.errors import InputError
 
@@ -27,29 +27,29 @@ PAPER_RECIPE: dict[str, Any] = {
     "learning_rate": 1e-6,
     "batch_size": 8,
     "last_layers": 0,
-    "sequence_length": 256,
 }
+OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """A base from scratch: a codec (BPE or VQ), then the transformer, through the training loop of `fit`."""
+    """Train a base from scratch: a codec, then the transformer, through the training loop of `fit`."""
 
     modality: str
-    """text or image."""
+    """Name of the modality."""
     data: str
-    """Training items: a .txt or .jsonl file, a folder or zip of pictures, a built-in name, or hub:ID."""
+    """Training items: a built-in name, a file or folder that the modality reads, or hub:ID."""
     output: str
     """Folder of the new base; must be new or empty."""
     held_out: str | None = None
     """Items the loss is measured on; by default 2 % of the data, never trained on."""
     skip_bad: int = 0
-    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
+    """Bad items of a source that are skipped and counted, at most; 0: the first one is an error."""
     codec_from: str | None = None
     """Folder with a trained codec to use instead of training one."""
     vocabulary_size: int | None = None
-    """BPE pieces (default 4096) or VQ codes (default 512)."""
+    """Size of the codec's vocabulary; by default the modality's own (4096 BPE pieces, 512 VQ codes)."""
     width: int = 256
     """Width of the transformer."""
     num_layers: int = 6
@@ -58,14 +58,12 @@ class PretrainConfig:
     """Attention heads of a block."""
     steps: int = 4000
     """Optimizer steps of the transformer."""
-    codec_steps: int = 3000
-    """Optimizer steps of a VQ codec (images)."""
     batch_size: int = 16
     """Sequences a step."""
     learning_rate: float = 5e-3
     """Highest learning rate; linear warm-up over 2 % of the steps, cosine to 5 %."""
     seed: int = 0
-    """Seed of initialisation and order."""
+    """Seed of initialization and order."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision = "auto"
@@ -76,7 +74,7 @@ class PretrainConfig:
     """Continue the newest whole checkpoint of --output."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "steps", "codec_steps", "batch_size"):
+        for name in ("width", "num_layers", "num_heads", "steps", "batch_size"):
             require_at_least(self, name, 1)
         require_positive(self, "learning_rate")
         require_at_least(self, "checkpoint_every", 0)
@@ -91,15 +89,16 @@ class FitConfig:
     """Hyperfit a base: train on few sequences until the loss is near zero, and compare before with after."""
 
     modality: str | None = None
-    """text or image; read from --model where that says it."""
+    """Name of the modality; read from --model where that says it."""
     model: str | None = None
     """Base: a folder or hub id; none takes the embedded base of the modality."""
-    data: str = "self"
-    """Training items: self (drawn from the base), stories, cifar10, a .txt, .jsonl, folder or zip, or hub:ID."""
+    data: str = OWN
+    """Training items: self (drawn from the base), a built-in name, a file or folder that the modality reads, or
+    hub:ID."""
     prompts: str | None = None
     """Held-out items for the comparison; by default items of --data that were not trained on."""
     skip_bad: int = 0
-    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
+    """Bad items of a source that are skipped and counted, at most; 0: the first one is an error."""
     allow_pickle_weights: bool = False
     """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
     output: str | None = None
@@ -119,11 +118,12 @@ class FitConfig:
     max_overlap: float | None = None
     """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
     measure_every: int = 4
-    """Epochs between looks at 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0: none."""
+    """Epochs between measurements on 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0:
+    none."""
     held_out_samples: int | None = None
     """Prompts of the before/after comparison, that many; by default 64, or fewer where there are not so many."""
     max_new_tokens: int | None = None
-    """Tokens of a compared completion; by default 96 (text) or the rest of the picture."""
+    """Tokens of a compared completion; by default what the modality compares (96 of a text, the rest of a picture)."""
     seed: int = 0
     """Seed of data choice, order and sampling."""
     device: str = "auto"
@@ -131,10 +131,10 @@ class FitConfig:
     precision: Precision = "auto"
     """Compute in fp32 or bf16 autocast, or whichever a short trial finds faster; trained weights are always fp32."""
     micro_batch_size: int | None = None
-    """Sequences that are run through the model together, the others after them, for the same step; by default all of a
-    batch, halved when memory runs out."""
+    """Sequences per forward pass (gradient accumulation); by default the whole batch, halved when memory runs out."""
     recompute: bool = False
-    """Compute the blocks' activations again in the backward pass: less memory, about a third more time."""
+    """Activation checkpointing: compute the blocks' activations again in the backward pass, for less memory and about a
+    third more time."""
     checkpoint_every: int | None = None
     """Epochs between checkpoints; by default one every ten minutes; 0: only when a signal stops the training, and at
     its end."""
@@ -156,7 +156,7 @@ class FitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How the next token is chosen. A field left open takes the strategy's value (`strategies.STRATEGIES`)."""
+    """Choose the next token. A field left open takes the strategy's value (`decoding.strategies.STRATEGIES`)."""
 
     strategy: StrategyName = "greedy"
     """greedy, temperature, top-k, top-p (paper: p .9, T .7, k 50), min-p, fsd (greedy against its own n-grams,
@@ -182,7 +182,7 @@ class DecodingConfig:
     precision: DecodingPrecision = "fp32"
     """bf16 decodes with a copy of the weights in bf16: half the memory to read, other choices where two are close."""
     native: bool = True
-    """Steps of small models on a CPU in native code, which a C++ compiler makes once (some seconds; on Linux)."""
+    """Run the steps of small models on a CPU in native code, compiled once by a C++ compiler (some seconds; Linux)."""
     seed: int = 0
     """Seed of sampling."""
 
@@ -205,15 +205,49 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Continue prompts with a run, a base or a hub model."""
+
+    prompt: tuple[str, ...] = ()
+    """Texts to continue."""
+    prompts: str | None = None
+    """File, folder or zip with prompts; by default the held-out sequences of the run."""
+    count: int | None = None
+    """Prompts that are used, from the first on; by default all."""
+    max_new_tokens: int | None = None
+    """Tokens of a completion, at most; by default what the modality gives (256 of a text, the rest of a picture)."""
+    output: str | None = None
+    """A .jsonl file (records), the file of a figure (.html, .png) or a folder (one file each); the same command again
+    continues a job that was stopped."""
+    json: bool = False
+    """Print one JSON object a completion, with its token ids."""
+    modality: str | None = None
+    """Needed for a hub id only."""
+    skip_bad: int = 0
+    """Bad items of --prompts that are skipped and counted, at most."""
+    allow_pickle_weights: bool = False
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
+    verify: bool = False
+    """Compare every file of the run with its manifest (SHA-256) first; exit code 3 where one differs."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "max_new_tokens"):
+            require_at_least(self, name, 1)
+        _require_common(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Compare a run with its base, decoded in every way that needs no further training, on held-out items."""
+    """Compare a run with the baselines that its base allows without further training, on held-out items."""
 
     baseline: str | None = None
     """The base: a folder or hub id; by default the one that the run started from."""
     data: str | None = None
     """Held-out items; by default the held-out sequences stored in the run."""
     skip_bad: int = 0
-    """Bad rows or pictures of a source that are passed over and counted, at most; 0: the first one is an error."""
+    """Bad items of a source that are skipped and counted, at most; 0: the first one is an error."""
     allow_pickle_weights: bool = False
     """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
     completions: str | None = None
@@ -221,7 +255,7 @@ class EvaluateConfig:
     count: int | None = None
     """Examples; by default as many as the run holds out."""
     max_new_tokens: int | None = None
-    """Tokens of a completion; by default 96 (text) or the rest of the picture."""
+    """Tokens of a completion; by default what the modality compares (96 of a text, the rest of a picture)."""
     seed: int = 0
     """Seed of choice, sampling and intervals."""
     device: str = "auto"
@@ -234,13 +268,13 @@ class EvaluateConfig:
 
 
 def fill(config: Any, recipe: dict[str, Any]) -> Any:
-    """The dataclass with every field that is None taken from `recipe`, where that has it; the user's values stay."""
+    """Take every field of the dataclass that is None from `recipe`, where that has it; the user's values stay."""
     names = {field.name for field in fields(config)} & recipe.keys()
     return replace(config, **{name: recipe[name] for name in names if getattr(config, name) is None})
 
 
 def flag(name: str) -> str:
-    """`max_new_tokens` -> `--max-new-tokens`."""
+    """Spell a field as its flag: `max_new_tokens` -> `--max-new-tokens`."""
     return "--" + name.replace("_", "-")
 
 
@@ -250,6 +284,7 @@ def require_at_least(config: Any, name: str, least: int) -> None:
 
 
 def require_positive(config: Any, name: str) -> None:
+    """Refuse what is not a finite number above 0; None passes where it is the field's default."""
     _require(config, name, lambda value: 0 < value < math.inf, "a finite number above 0")
 
 
@@ -277,20 +312,26 @@ def _require(config: Any, name: str, is_allowed: Callable[[Any], bool], allowed:
 
 
 def _require_common(config: Any) -> None:
-    """The checks of the fields that several configs share, where this one has them, and of every switch."""
-    types = {field.name: field.type for field in fields(config)}
-    require_at_least(config, "seed", 0)
-    _require(config, "seed", lambda value: value < 2**63, "below 2^63")
-    if "precision" in types:
-        require_choice(config, "precision", Precision)
-    if "device" in types and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(config.device)):
-        raise InputError(f"--device {config.device!r}: must be auto, cpu, cuda, cuda:N or mps")
-    for name in (name for name, kind in types.items() if kind == "bool"):
-        if not isinstance(getattr(config, name), bool):
-            raise InputError(f"{flag(name)} {getattr(config, name)!r}: must be true or false")
+    """Check the fields that several configs share, where this one has them, and the type of every switch and text."""
+    types = get_type_hints(type(config))
+    if "seed" in types:
+        require_at_least(config, "seed", 0)
+        _require(config, "seed", lambda value: value < 2**63, "below 2^63")
     if "skip_bad" in types:
         require_at_least(config, "skip_bad", 0)
-    for name in (name for name, kind in types.items() if kind in ("str", "str | None")):
-        if isinstance(getattr(config, name), os.PathLike):  # a pathlib.Path from Python; records hold text
-            object.__setattr__(config, name, os.fspath(getattr(config, name)))
-        require_text(config, name)
+    if types.get("precision") == Precision:
+        require_choice(config, "precision", Precision)
+    for name, kind in types.items():
+        if kind is bool and not isinstance(getattr(config, name), bool):
+            raise InputError(f"{flag(name)} {getattr(config, name)!r}: must be true or false")
+        if kind in (str, str | None):
+            _require_path_or_text(config, name)
+    if "device" in types and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
+        raise InputError(f"--device {config.device!r}: must be auto, cpu, cuda, cuda:N or mps")
+
+
+def _require_path_or_text(config: Any, name: str) -> None:
+    """Refuse what is no text; a `pathlib.Path`, which Python's users pass, becomes text, as records hold it."""
+    if isinstance(getattr(config, name), os.PathLike):
+        object.__setattr__(config, name, os.fspath(getattr(config, name)))
+    require_text(config, name)

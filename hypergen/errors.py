@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with the exit code of the command line.
+"""Define the errors that a user can cause, each with the exit code of the command line.
 
 Every message is one line: what, where, the value, what is allowed. `cli` prints it after `hypergen: ` and leaves
 with `exit_code`; from Python they are ordinary exceptions. Imports nothing.

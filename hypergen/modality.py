@@ -1,164 +1,407 @@
-"""The whole contract of an adapter: a codec (items <-> tokens) plus a model that maps ids to logits.
+"""Describe what an adapter gives and what the core asks of its model: the contract, as types.
 
-The core (training, decoding, measuring) sees only these two protocols and never learns what a token means. A third
-modality is a package with `read`, `build` and `load` and one line in `registry`; `tests/toy` is one.
-Does not know: text, pictures, files, or any library besides torch.
+The core (training, decoding, evaluation) sees a modality only through these protocols and never learns what a token
+means, so that a third modality is a package and one line in `registry`; `tests/toy` is one. They are split by client:
+training asks for a `TrainableModel`, the activation cache for a `TruncatableModel`, decoding for a `Decoder`,
+evaluation for a `Predictor`; a modality's model is all four, a `TokenModel`.
+Imports no library at run time, so that whatever needs only a `Metric` stays light.
 
 Shape letters: N items, B batch, T tokens, P prompt, S completion, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from hypergen.config import FitConfig, PretrainConfig
 
 Item = Any  # a raw example: str, PIL image, ...; only its adapter looks inside
-State = Any  # what a model remembers of a prefix (its key-value cache); only its model looks inside
+KvCache = Any  # what a model remembers of a prefix; only the model that made it looks inside
+TrainingState = Any  # what a training continues from; only the training that made it looks inside
 
 
-class TokenModel(Protocol):
-    """An `nn.Module` over ids of one vocabulary. Every method takes and returns tensors on the module's device."""
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Say how a metric is shown; it is defined where it is computed."""
+
+    head: str
+    """Title of its column."""
+    meaning: str
+    is_count: bool = False
+    decimals: int = 3
+    """Of the mean and of its interval: ends cut to fewer would overlap in print where they do not."""
+    is_diversity: bool = False
+    """Never shown without the overlap with the training set beside it."""
+    is_detail: bool = False
+    """On the page, not on a terminal."""
+    is_verdict: bool = False
+    """What a verdict is about; an adapter's own goes before the core's."""
+
+
+Metrics = Mapping[str, Metric]  # by name in a record, in the order of the columns
+
+
+# What the core asks of a model.
+
+
+class Module(Protocol):
+    """The members of `nn.Module` that the core uses."""
+
+    training: bool
+
+    def __call__(self, tokens: Tensor, /) -> Tensor: ...
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, device: torch.device, /) -> Any: ...
+    def float(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+
+class Predictor(Module, Protocol):
+    """Predicts every next token of a sequence: what evaluation asks of a model.
+
+    Every method takes and returns tensors on the module's device.
+    """
 
     num_tokens: int  # V: ids run from 0 to V - 1
     context_length: int  # the most tokens that one sequence may have
-    blocks: Sequence[nn.Module]  # the transformer's blocks, in order
-    tail: Sequence[nn.Module]  # what follows the last block: final norm and, when not tied to the input, the head
-    offloaded: bool  # whether blocks are read from files when they run: then all sequences pass one before the next
-    takes_padding: bool  # whether `start` takes prompts of different lengths, padded on the left
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, D), what `head` turns into logits."""
+        """Compute the last hidden states, which `head` turns into logits: (B, T) ids -> (B, T, D)."""
         ...
 
     def head(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits. Called on slices, so that (B, T, V) need never exist."""
+        """Compute logits: (..., D) -> (..., V). Called on slices, so that (B, T, V) need never exist."""
         ...
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, V) logits: `head(hidden(tokens))`. Position t predicts token t + 1."""
+
+class TrainableModel(Predictor, Protocol):
+    """Has its transformer blocks in order, so that the last of them can be trained alone."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module] | nn.ModuleList:
+        """The transformer's blocks, in order."""
         ...
 
-    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, State]:
-        """(B, P) ids, P >= 1 -> logits (B, V) of the next token, and the state after the prompt.
+    @property
+    def final_modules(self) -> Sequence[nn.Module]:
+        """What follows the last block: final norm and, when not tied to the input, the head."""
+        ...
+
+
+class TruncatableModel(TrainableModel, Protocol):
+    """Can stop before a block and go on from there, so that frozen blocks run once for all epochs."""
+
+    def hidden_before(self, tokens: Tensor, num_last: int) -> Tensor:
+        """Compute the input of the last `num_last` blocks: (B, T) ids -> (B, T, D)."""
+        ...
+
+    def forward_from(self, hidden: Tensor, num_last: int, until: int = 0) -> Tensor:
+        """Continue from `hidden_before`: (B, T, D) -> (B, T, D), equal to `hidden` of the same ids.
 
         Args:
-            pads: where `takes_padding`, how many ids at the beginning of each row are padding, (B,), each below P.
+            hidden: the input of the last `num_last` blocks.
+            num_last: how many blocks that are.
+            until: above 0, stop before the last `until` blocks; the result is then `hidden_before(tokens, until)`.
         """
         ...
 
-    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B,) ids -> logits (B, V) of the token after it, and the new state; the prefix is never recomputed."""
-        ...
+    def cache_stages(self, num_last: int) -> Sequence[int]:
+        """List where all sequences are to wait for each other on the way to the last `num_last` blocks.
 
-    def use_native(self, wanted: bool) -> None:
-        """Whether steps run in native code where that can be had; elsewhere they stay as they are."""
-        ...
-
-    def select(self, state: State, rows: Tensor) -> State:
-        """Keep these rows (indices (B',), repeats allowed) of a state."""
-        ...
-
-    def boundary(self, tokens: Tensor, num_last: int) -> Tensor:
-        """(B, T) ids -> (B, T, D), the input of the last `num_last` blocks."""
-        ...
-
-    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
-        """(B, T, D) from `boundary` -> (B, T, D), what `hidden` gives for the same ids; with `stop` above 0 what
-        `boundary` gives for the last `stop` blocks, those not run."""
+        Each entry is a number of blocks not yet run, the last one `num_last`. A model in memory has this one stage; one
+        that reads its blocks from files has one a block, so that each is read once for all sequences.
+        """
         ...
 
 
-class Yardstick(Protocol):
-    """Costlier numbers that need decoded items or an optional library; one whose library is missing is left out."""
+class Decoder(Module, Protocol):
+    """Decodes token by token with a key-value cache: what the decoding loop asks of a model."""
 
-    def measure(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Prompts (B, P), completions (B, S) -> name -> one value a completion (or original), or () for the set."""
+    num_tokens: int
+    context_length: int
+
+    @property
+    def supports_left_padding(self) -> bool:
+        """Whether `prefill` takes prompts of different lengths, padded on the left."""
         ...
 
-    def notes(self, num_completions: int) -> dict[str, str]:
-        """Name -> how it is computed from so many completions (signature, features, sizes), or why it is not."""
+    def prefill(
+        self, prompt: Tensor, max_new_tokens: int, num_padding: Tensor | None = None, *, native: bool = False
+    ) -> tuple[Tensor, KvCache]:
+        """Compute the prompt: (B, P) ids, P >= 1 -> logits (B, V) of the next token, and a cache of the prefix.
+
+        Args:
+            prompt: ids, start token included.
+            max_new_tokens: how many tokens will follow; the cache has room for them.
+            num_padding: (B,), where `supports_left_padding`: how many ids at the beginning of each row are padding.
+            native: let the steps run in native code where that can be had; they give the same ids.
+        """
+        ...
+
+    def decode_step(self, token: Tensor, kv_cache: KvCache) -> tuple[Tensor, KvCache]:
+        """Decode one token: (B,) ids -> logits (B, V) of the token after it, and the longer cache.
+
+        The prefix is never recomputed; the given cache is used up.
+        """
+        ...
+
+    def select_rows(self, kv_cache: KvCache, rows: Tensor) -> KvCache:
+        """Keep these rows (indices (B',), repeats allowed) of a cache, and leave the given one as it was."""
+        ...
+
+
+class TokenModel(TruncatableModel, Decoder, Protocol):
+    """A modality's model: an `nn.Module` over the ids of one vocabulary, for all clients."""
+
+
+# What the core asks of an adapter.
+
+
+class Settings(Protocol):
+    """The options that only one modality has: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Figure(Protocol):
+    """Completions side by side, to look at."""
+
+    @property
+    def content(self) -> Any:
+        """What `Run.grid` hands to the user: a PIL picture, an HTML fragment, ..."""
+        ...
+
+    def html(self) -> str:
+        """Render a fragment of a page: escaped, and complete in itself."""
+        ...
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the files that it has besides a page (a `.png`), and return them; none where it is HTML alone."""
+        ...
+
+
+class ReferenceMetrics(Protocol):
+    """Computes the costlier metrics, which need decoded items or an optional library; one without it is left out."""
+
+    def compute(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Compute: prompts (B, P), completions (B, S) -> name -> (B,) values, one an original (M,), or () for all."""
+        ...
+
+    def describe(self, num_completions: int) -> dict[str, str]:
+        """Say by name how each is computed from so many completions (signature, features, sizes), or why it is not."""
         ...
 
 
 class Modality(Protocol):
-    """A codec and its model. Final classes only; the adapter holds every setting it needs."""
+    """A codec (items <-> tokens) and its model. Implementations are final and hold every setting they need."""
 
     name: str
-    model: Any  # a TokenModel that is an nn.Module
-    settings: Any  # the adapter's own `Settings`
-    sequence_length: int  # T of every encoded sequence
     end_token: int | None  # the id after which a completion is over; None where completions have a fixed length
 
-    def encode(self, items: Sequence[Item], count: int | None = None, seed: int = 0) -> Tensor:
-        """Items -> tokens (N, T) int64, start token included. With `count`: exactly that many sequences, chosen with
-        `seed`, else InputError that names both numbers."""
+    @property
+    def model(self) -> TokenModel:
+        """The model over the codec's ids."""
         ...
 
-    def examples(self, items: Sequence[Item], count: int, seed: int = 0) -> Tensor:
-        """Held-out items -> at most `count` encoded sequences (N, T), from as many items as possible.
+    @property
+    def settings(self) -> Any:
+        """The adapter's own `Settings`."""
+        ...
+
+    @property
+    def sequence_length(self) -> int:
+        """T of every encoded sequence."""
+        ...
+
+    def is_item(self, value: object) -> bool:
+        """Tell one item from a collection of several."""
+        ...
+
+    def encode(self, items: Sequence[Item], count: int | None = None, seed: int = 0) -> Tensor:
+        """Encode items: -> tokens (N, T) int64, start token included.
+
+        Args:
+            items: read when they are needed.
+            count: exactly so many sequences, chosen with `seed`; by default all.
+            seed: of that choice.
+
+        Raises:
+            InputError: there are fewer than `count`; it names both numbers.
+        """
+        ...
+
+    def encode_held_out(self, items: Sequence[Item], count: int, seed: int = 0) -> Tensor:
+        """Encode held-out items: -> at most `count` sequences (N, T), from as many items as possible.
 
         Raises:
             InputError: no item gives one.
         """
         ...
 
-    def begin(self, prompt: Tensor) -> Tensor:
-        """(B, P) ids without start token, P >= 0 -> (B, P') ids that `model.start` takes, P' >= 1."""
+    def add_start_tokens(self, prompt: Tensor) -> Tensor:
+        """Complete bare prompts: (B, P) ids without start token, P >= 0 -> (B, P') ids for `prefill`, P' >= 1."""
         ...
 
     def encode_prompt(self, item: Item, number: int | None = None) -> Tensor:
-        """One item -> the prompt (P,) that it gives, start token included: all of a text, the top of a picture.
+        """Encode one item as a prompt (P,), start token included: all of a text, the top of a picture.
 
         Args:
+            item: the item.
             number: its place among several, for messages.
 
         Raises:
-            InputError: it leaves no room in the context.
+            InputError: it is of another type, or leaves no room in the context.
         """
         ...
 
     def prompts(self, tokens: Tensor) -> Tensor:
-        """Encoded tokens (N, T) -> (N, P), the part of each that a completion is asked for; start token included."""
+        """Cut the prompts off encoded tokens: (N, T) -> (N, P), start token included."""
         ...
 
     def max_new_tokens(self, prompt_length: int) -> int:
-        """How many tokens a completion of a prompt of P tokens (start token included) has unless the user says."""
+        """Choose how many tokens continue a prompt of P tokens (start token included) unless the user says."""
+        ...
+
+    def num_compared_tokens(self, num_left: int) -> int:
+        """Choose how many of the `num_left` tokens after a held-out prompt the completions of a comparison have."""
         ...
 
     def decode(self, tokens: Tensor) -> list[Item]:
-        """Tokens (N, T), start and end tokens allowed, -> items."""
+        """Decode tokens (N, T), start and end tokens allowed, into items."""
+        ...
+
+    def render(self, prompts: Sequence[Tensor], completions: Tensor) -> list[Item]:
+        """Decode for a reader: prompts (P,) each and completions (B, S) -> continuations of texts, whole pictures."""
+        ...
+
+    def as_text(self, item: Item) -> str | None:
+        """Render an item as text for a terminal or a JSON record; None where it has none."""
         ...
 
     def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
-        """Items -> one file each in `folder`."""
+        """Write one file an item into `folder`."""
         ...
 
-    def assemble(self, prompts: Sequence[Tensor], completions: Tensor) -> list[Item]:
-        """Prompts (P,) each and completions (B, S) -> what a user sees: the continuation of a text, a whole picture."""
+    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> Figure:
+        """Draw prompts (N, P) and columns of completions (N, S) by title, one row an example."""
         ...
 
-    def compare(self, prompts: Tensor, columns: dict[str, Tensor]) -> Any:
-        """Prompts (N, P) and columns of completions (N, S) by title -> the object to look at, one row an example: a PIL
-        picture, or an HTML fragment (escaped)."""
+    def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Compute the cheap metrics that need the meaning of a token: (B, P), (B, S) -> name -> (B,), or () for all."""
         ...
 
-    def measures(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Cheap numbers that need the meaning of a token: prompts (B, P), completions (B, S) -> name -> (B,) values,
-        or () where a number belongs to all completions together."""
-        ...
+    def reference_metrics(self, training: Tensor, originals: Tensor) -> ReferenceMetrics:
+        """Prepare the metrics that compare with decoded training sequences (N, T) and held-out originals (M, T).
 
-    def yardstick(self, training: Tensor, originals: Tensor) -> Yardstick:
-        """What compares completions with decoded items: training sequences (N, T) and held-out originals (M, T).
-        Made from the base; hyperfitting the model afterwards does not change it."""
+        Made from the base; hyperfitting the model afterwards does not change them.
+        """
         ...
 
     def with_settings(self, settings: Any) -> Modality:
-        """The same codec and model with other settings."""
+        """Combine the same codec and model with other settings."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Model (`save_pretrained` layout) and codec into `folder`, safetensors and JSON only."""
+        """Write model (`save_pretrained` layout) and codec into `folder`, safetensors and JSON only."""
+        ...
+
+
+class CodecCheckpoints(Protocol):
+    """Where an adapter's own training of a codec is saved, and continued from (`training.checkpoints.Checkpoints`)."""
+
+    def part(self, name: str, facts: dict[str, Any]) -> CodecCheckpoints:
+        """Name the checkpoints of one training, with what must be equal when it goes on."""
+        ...
+
+    def newest(self) -> TrainingState | None:
+        """Read the newest whole checkpoint; None where there is nothing to continue."""
+        ...
+
+    def save(self, state: TrainingState) -> None:
+        """Publish a checkpoint."""
+        ...
+
+    def stop_signal(self) -> int | None:
+        """Return the number of a signal that has arrived."""
+        ...
+
+    def whole_steps(self) -> AbstractContextManager[None]:
+        """Only note signals inside, so that a step is never cut in two."""
+        ...
+
+
+class Adapter(Protocol):
+    """The module `adapter` of a modality's package. Functions take keyword arguments only.
+
+    The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
+    options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
+    words) and `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
+    """
+
+    METRICS: Metrics
+    """How its metrics are shown, in the order of the columns."""
+    OPTIONAL_DEPENDENCIES: Mapping[str, str]
+    """Import name of each library that only some of its features need -> what to install."""
+    LIBRARIES: Sequence[str]
+    """Distributions whose versions a run records."""
+    DEFAULT_PROMPTS: str | None
+    """The built-in source of held-out items for a base hyperfitted on its own samples; None: draw those as well."""
+
+    def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:
+        """Open a source, and check what can be checked before any model is loaded.
+
+        Args:
+            source: a file, a folder, a built-in name or `hub:ID`.
+            settings: the adapter's own.
+            skip_bad: bad items that are passed over and counted, at most.
+
+        Raises:
+            InputError: there is no such source, it holds no item, or more bad ones.
+        """
+        ...
+
+    def prepare_fit(self, *, settings: Any, config: FitConfig) -> Any:
+        """Adjust the settings to a fit, and refuse options that do not go together, before anything is loaded."""
+        ...
+
+    def build(
+        self, *, items: Sequence[Item], settings: Any, config: PretrainConfig, checkpoints: CodecCheckpoints
+    ) -> Modality:
+        """Make a fresh base: a codec (trained on the items, or `config.codec_from`) and an untrained model.
+
+        Args:
+            items: what a codec is trained on.
+            settings: the adapter's own.
+            config: sizes, seed and device.
+            checkpoints: where the training of a codec is saved, and continued from.
+
+        Raises:
+            InputError: sizes that do not fit, or items or folders that cannot be read.
+        """
+        ...
+
+    def load(self, *, source: str, settings: Any, allow_pickle_weights: bool) -> Modality:
+        """Load a base or run.
+
+        Args:
+            source: a folder, or a hub id.
+            settings: the adapter's own; what is open takes what suits the model.
+            allow_pickle_weights: read pickled weights (.bin) where no others are.
+
+        Raises:
+            InputError: it is not there, incomplete, of another architecture, or does not fit the settings.
+        """
         ...

@@ -1,10 +1,7 @@
-"""Which module serves which modality: the only core file that names one.
+"""Map the name of a modality to its package: the only core file that names one.
 
-A package listed here has `config.Settings` (its frozen dataclass of options, importable without torch) and, in its
-module `modality`, the functions `read(source, settings, skip_bad=0) -> items` (checks a source before any model is
-loaded; `hypergen.skipping`), `build(items, settings, pretrain_config)` and
-`load(folder or hub id, settings, allow_pickle_weights=False)`, and the constant `DEFAULT_PROMPTS`:
-the built-in source of held-out items for a base hyperfitted on its own samples, or None to draw those as well.
+A package has the modules `config` and `adapter`; `modality.Adapter` says what is in them. One line in MODALITIES
+registers it.
 """
 
 from __future__ import annotations
@@ -12,42 +9,55 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hypergen.errors import InputError
-from hypergen.strict_json import read_object
+from hypergen.storage.file_names import RECORD
+from hypergen.storage.strict_json import read_optional
 
-MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}
+if TYPE_CHECKING:
+    from hypergen.modality import Adapter
+
+MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
 
 
-def adapter(name: str) -> ModuleType:
-    """The adapter's module, imported now (torch and its libraries with it).
+def adapter(name: str) -> Adapter:
+    """Import the adapter of a modality, and torch and its libraries with it.
 
     Raises:
         InputError: no modality has this name.
     """
-    return importlib.import_module(f"{_package(name)}.modality")
+    return cast("Adapter", importlib.import_module(f"{_package(name)}.adapter"))
 
 
 def settings_class(name: str) -> type:
-    """The adapter's dataclass of options; imports only the standard library."""
-    return importlib.import_module(f"{_package(name)}.config").Settings
+    """Import the adapter's dataclass of options; needs only the standard library."""
+    return cast(type, _config(name).Settings)
+
+
+def paper_recipe(name: str) -> dict[str, Any]:
+    """Return the values of the modality's own options that hold for a model without a card."""
+    return dict(_config(name).PAPER_RECIPE)
+
+
+def sources(name: str) -> str:
+    """Say in words what `--data` may name."""
+    return str(_config(name).SOURCES)
 
 
 def identify(folder: Path) -> str | None:
-    """The modality of a model folder: what `hypergen.json` says, else by the architecture; None where neither tells."""
-    record = read_json(folder / "hypergen.json")
+    """Tell the modality of a model folder: by `hypergen.json`, else by its architecture; None where neither tells."""
+    record = read_optional(folder / RECORD)
     if record is not None:
         return record.get("modality")
-    config = read_json(folder / "config.json")
+    config = read_optional(folder / "config.json")
     if config is None:
         return None
-    return "image" if config.get("model_type") == "imagegpt" else "text"
+    return next((name for name in reversed(MODALITIES) if _config(name).recognizes(config)), None)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file. Raises as `strict_json.read_object`."""
-    return read_object(path) if path.is_file() else None
+def _config(name: str) -> ModuleType:
+    return importlib.import_module(f"{_package(name)}.config")
 
 
 def _package(name: str) -> str:

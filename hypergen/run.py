@@ -1,207 +1,132 @@
-"""The run folder: who may write it, its metrics, and how it is finished.
+"""Hold a loaded run or base, ready to continue prompts and to draw.
 
-A folder with a manifest of its own is a finished run; before that nobody reads it as a model.
-Does not know: models, modalities, what a metric means, how a folder is published (`disk`), states (`checkpoints`).
+Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import json
-import os
-import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from hypergen.disk import MANIFEST, TEMPORARY, disk_errors, remove, sync, twice, write_file, write_whole
-from hypergen.errors import InputError, LockedError
+from torch import Tensor
 
-METRICS, LOCK, RECORD, CHECKPOINTS = "metrics.jsonl", ".lock", "hypergen.json", "checkpoints"
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-
-
-def check_output(folder: Path, resume: bool) -> None:
-    """Refuse a folder that a run must not write into.
-
-    Raises:
-        InputError: it is a file, or it has content and `resume` is off.
-        LockedError: another process writes into it.
-    """
-    with disk_errors(folder):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--output {folder}: is a file; a new or empty folder is needed")
-        if (folder / LOCK).is_file():
-            with open(folder / LOCK, "r+") as handle:  # NFS locks only what may be written
-                own(folder, handle)
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    content = {name for name in names if name != LOCK and not name.startswith(TEMPORARY)}  # what a killed one left
-    if content and not resume:
-        raise InputError(f"--output {folder}: is not empty; name a new folder, or continue it with --resume")
-    if MANIFEST in content:
-        raise InputError(f"--output {folder}: holds a finished run; name a new folder")
-    if content and not {METRICS, CHECKPOINTS} & content:
-        raise InputError(f"--resume: --output {folder} is not a run of hypergen")
+from hypergen.config import DecodingConfig
+from hypergen.decoding.completion_journal import BatchStore, no_store
+from hypergen.decoding.loop import generate
+from hypergen.decoding.ngram_index import CitationIndex
+from hypergen.modality import Item, Modality
+from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
+from hypergen.storage.token_files import checked_ids, stored_tokens
 
 
-def check_finished(folder: Path) -> None:
-    """Refuse to read a run that is still being written or was stopped: a part of it may look like a model.
+@dataclass
+class Run:
+    """A run folder (or base folder, or hub model) with its model in memory."""
 
-    Raises:
-        InputError: it is one.
-    """
-    with disk_errors(folder):
-        is_started = (folder / LOCK).is_file() or (folder / CHECKPOINTS).is_dir()
-        if is_started and not (folder / MANIFEST).is_file():
-            raise InputError(f"{folder}: is an unfinished run; wait for it, or continue it with --resume")
+    folder: Path
+    modality: Modality
+    record: dict[str, Any]
+    """Content of `hypergen.json`; empty for a model that hypergen did not make."""
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The before/after table, one record a row; empty for a base."""
+        records: list[dict[str, Any]] = self.record.get("comparison", [])
+        return records
 
-def free_output(modality: str) -> Path:
-    """The next free `runs/MODALITY-N` below the working folder."""
-    number = 1
-    while (folder := Path("runs") / f"{modality}-{number}").exists():
-        number += 1
-    return folder
+    def tokens(self, name: str = TRAINING_TOKENS) -> Tensor:
+        """Read stored sequences (N, T): the training set, or the held-out ones (HELD_OUT_TOKENS).
 
+        Raises:
+            InputError: it is a base, which has none.
+        """
+        return stored_tokens(self.folder, name, self.modality.model.num_tokens)
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Own the folder while the process lives; the kernel lets go of it however the process ends.
+    def generate(self, prompts: Any = None, *, max_new_tokens: int | None = None, **decoding: Any) -> list[Item]:
+        """Continue prompts: texts give their continuations, pictures give whole pictures with a new lower part.
 
-    Folders made for this go again at the end when nothing has been written into them.
+        Args:
+            prompts: one item or several; None takes the prompts of the run's held-out sequences.
+            max_new_tokens: None is 256, or the rest of the picture.
+            decoding: fields of `DecodingConfig`, such as `strategy="top-p"` or `block_citations=5`.
+        """
+        rows = self.prompt_rows(prompts)
+        return self.modality.render(rows, self.complete(rows, DecodingConfig(**decoding), max_new_tokens))
 
-    Raises:
-        LockedError: another process owns it.
-        InputError: another process has finished a run in it.
-    """
-    with disk_errors(folder):
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / LOCK, "a+")  # noqa: SIM115 (held until the run ends)
-    try:
-        with handle:
-            with disk_errors(folder):
-                try:
-                    own(folder, handle)
-                except InputError:  # nobody can own it
-                    (folder / LOCK).unlink()
-                    raise
-                handle.truncate(0)
-                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                handle.flush()
-            try:
-                _sweep(folder)
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    (folder / LOCK).unlink()
-    finally:
-        with contextlib.suppress(OSError):  # the first that is not empty
-            for path in made:
-                path.rmdir()
+    def generate_tokens(self, prompt_ids: Tensor, max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
+        """Continue prompts given as ids: (B, P) without start token, P >= 0 -> (B, S) on the CPU.
 
+        Raises:
+            InputError: ids that are no whole numbers or that the model does not have.
+        """
+        prompt_ids = checked_ids("prompt ids", prompt_ids, self.modality.model.num_tokens)
+        rows = list(self.modality.add_start_tokens(prompt_ids))
+        return self.complete(rows, DecodingConfig(**decoding), max_new_tokens)
 
-def own(path: Path, handle: IO[str]) -> None:
-    """Take the lock of an open file, for as long as it is open.
+    def prompt_rows(self, prompts: Any = None) -> list[Tensor]:
+        """Encode prompts as ids (P,) each, start token included; None: those of the held-out sequences."""
+        if prompts is None:
+            return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
+        if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
+            return [self.modality.encode_prompt(prompts)]
+        return [self.modality.encode_prompt(item, number) for number, item in enumerate(prompts, 1)]
 
-    Raises:
-        LockedError: another process has it.
-        InputError: there are no locks on this file system.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LockedError(f"{path}: in use by {_owner(handle)}") from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        told = f"its file system has no locks ({error.strerror}), so two runs could spoil each other"
-        raise InputError(f"{path}: {told}; name a folder on another one") from error
-    if os.fstat(handle.fileno()).st_nlink == 0:
-        raise LockedError(f"{path}: another run has ended here just now; start again")
+    def complete(
+        self,
+        rows: Sequence[Tensor],
+        decoding: DecodingConfig,
+        max_new_tokens: int | None = None,
+        *,
+        batch_store: BatchStore = no_store,
+    ) -> Tensor:
+        """Complete rows of `prompt_rows`: -> (B, S) ids.
 
+        Args:
+            rows: ids (P,) each.
+            decoding: the strategy.
+            max_new_tokens: None is the modality's choice.
+            batch_store: keeps completed batches (`completion_journal`); by default nothing does.
+        """
+        model = self.modality.model
+        citations = None
+        if decoding.block_citations:
+            device = next(model.parameters()).device
+            citations = CitationIndex(self.tokens(), decoding.block_citations).to(device)
+        if max_new_tokens is None:
+            max_new_tokens = self.modality.max_new_tokens(max((len(row) for row in rows), default=0))
+        return generate(
+            model,
+            rows,
+            max_new_tokens,
+            decoding,
+            end_token=self.modality.end_token,
+            citations=citations,
+            batch_store=batch_store,
+        )
 
-def _owner(handle: IO[str]) -> str:
-    """What the owner wrote into the lock file, which it may be about to do."""
-    for _ in range(20):
-        handle.seek(0)
-        if name := handle.readline().strip():
-            return name
-        time.sleep(0.05)
-    return "another process"
+    def grid(self, rows: int = 8, **options: Any) -> Any:
+        """Draw held-out sequences of the run, one below the other: prompt, completion, original.
 
+        Args:
+            rows: how many.
+            options: settings of the modality (`prompt_fraction=0.25`) and fields of `DecodingConfig`.
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written; refuse a folder that another one has just finished."""
-    if (folder / MANIFEST).is_file():
-        raise InputError(f"--output {folder}: holds a finished run; name a new folder")
-    for leftover in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{CHECKPOINTS}/**/{TEMPORARY}*")):
-        remove(leftover)
+        Returns:
+            A PIL picture for images, an HTML fragment for text.
+        """
+        names = {field.name for field in fields(DecodingConfig)}
+        decoding = DecodingConfig(
+            **{"stop_at_end": False} | {name: value for name, value in options.items() if name in names}
+        )
+        modality = self._with_settings({name: value for name, value in options.items() if name not in names})
+        held_out = self.tokens(HELD_OUT_TOKENS)[:rows]
+        prompts = modality.prompts(held_out)
+        num_left = held_out.shape[1] - prompts.shape[1]
+        completions = self.complete(list(prompts), decoding, num_left)
+        columns = {"completion": completions, "original": held_out[:, -num_left:]}
+        return self.modality.comparison_figure(prompts, columns).content
 
-
-def log(folder: Path, record: dict[str, Any]) -> None:
-    """Add one line to `metrics.jsonl`."""
-    _write_log(folder, [*read_log(folder), record])
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`."""
-    path = folder / METRICS
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("epoch"), int)]
-
-
-def rewind_log(folder: Path, epochs: int) -> None:
-    """Keep the lines of the first `epochs` epochs: a training that goes on from there writes the others again."""
-    if (folder / METRICS).is_file():
-        _write_log(folder, [row for row in read_log(folder) if row["epoch"] <= epochs])
-
-
-def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_file(folder / METRICS, lambda temporary: temporary.write_text(lines))
-
-
-def finish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Move what `write` makes into the run folder itself; the manifest goes last and covers the log."""
-
-    def write_with_log(temporary: Path) -> None:
-        write(temporary)
-        if (folder / METRICS).is_file():
-            shutil.copyfile(folder / METRICS, temporary / METRICS)
-
-    temporary = folder / f"{TEMPORARY}{os.getpid()}"
-    write_whole(temporary, write_with_log)
-    with disk_errors(folder):
-        _move_content(temporary, folder)
-        sync(folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def _move_content(temporary: Path, folder: Path) -> None:
-    """All of it or, on any failure, nothing."""
-    moved: list[Path] = []
-    try:
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == MANIFEST):
-            target = folder / path.name
-            if path.name == MANIFEST:  # which says that all the others are there
-                sync(folder)
-            if target.is_dir():  # from a process that was killed here
-                shutil.rmtree(target)
-            twice(partial(os.replace, path, target))
-            moved.append(target)
-        temporary.rmdir()
-    except BaseException:
-        for path in (temporary, *moved):
-            if path.name != METRICS:  # which was there before
-                remove(path)
-        raise
+    def _with_settings(self, changes: dict[str, Any]) -> Modality:
+        return self.modality.with_settings(replace(self.modality.settings, **changes)) if changes else self.modality

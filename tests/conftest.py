@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from hypergen import cli, registry
-from tests.toy.modality import toy
+from hypergen import registry
+from hypergen.cli import main as cli
+from tests.toy.adapter import toy
 
 QUICK = {"num_samples": 24, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "target_loss": 0.0}
 FIT = ["--device", "cpu", "--sequence-length", "16", "--prompt-length", "4", "--num-samples", "8", "--epochs", "1"]
@@ -75,13 +76,13 @@ def refused(tmp_path, capsys):
 def refused_fit(refused, text_base, text_data, monkeypatch):
     """The line that refuses a fit of a text base which would work but for these arguments."""
 
-    def load(*_):
+    def load(**_):
         raise AssertionError("a model was loaded")
 
     def run(*arguments, model=text_base, data=text_data, model_needed=False):
         with monkeypatch.context() as patch:
             if not model_needed:
-                patch.setattr("hypergen.text.modality.load", load)
+                patch.setattr("hypergen.text.adapter.load", load)
             return refused("fit", "--model", model, "--data", data, *FIT, *arguments)
 
     return run

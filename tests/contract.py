@@ -2,7 +2,7 @@
 
     contract.check_model(modality.model, tokens)
     contract.check_codec(modality, items)
-    contract.check_saved(modality, module.load, settings, items, folder)
+    contract.check_saved(modality, module, settings, items, folder)
 
 Tokens are (N, T) ids with T >= 4 that leave room in the context. Tolerances are for fp32 on a CPU.
 
@@ -11,7 +11,8 @@ Shape letters: B batch, T tokens, P prompt, S completion, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 
 from hypergen.errors import InputError
+from hypergen.modality import Adapter, Item, Modality, TokenModel
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 SAFE_SUFFIXES = {".safetensors", ".json", ".jsonl", ".txt", ".md", ".model", ".jinja"}  # nothing that unpickles
 
 
-def check_model(model: Any, tokens: Tensor) -> None:
+def check_model(model: TokenModel, tokens: Tensor) -> None:
     """All checks of a TokenModel."""
     was_training = model.training
     model.eval()
@@ -35,14 +37,14 @@ def check_model(model: Any, tokens: Tensor) -> None:
         check_cache(model, tokens[:, :1], 3)
         check_state(model, tokens[:, : tokens.shape[1] // 2])
         check_select(model, tokens)
-        if model.takes_padding:
+        if model.supports_left_padding:
             check_padding(model, tokens)
         check_boundary(model, tokens)
     model.train(was_training)
     check_trained_parts(model, tokens)
 
 
-def check_logits(model: Any, tokens: Tensor) -> None:
+def check_logits(model: TokenModel, tokens: Tensor) -> None:
     """Shapes; `forward` is `head(hidden)`, also slice by slice; no position sees the future."""
     hidden, logits = model.hidden(tokens), model(tokens)
     assert logits.shape[:-1] == tokens.shape
@@ -56,10 +58,10 @@ def check_logits(model: Any, tokens: Tensor) -> None:
     assert tokens.shape[1] <= model.context_length
 
 
-def check_cache(model: Any, prompt: Tensor, max_new_tokens: int) -> None:
-    """Greedy decoding with `start` and `step` gives the ids and logits of recomputing the prefix at each token."""
+def check_cache(model: TokenModel, prompt: Tensor, max_new_tokens: int) -> None:
+    """Greedy decoding with a cache gives the ids and logits of recomputing the prefix at each token."""
     tokens = prompt
-    logits, state = model.start(prompt, max_new_tokens)
+    logits, state = model.prefill(prompt, max_new_tokens)
     for _ in range(max_new_tokens):
         expected = model(tokens)[:, -1]
         torch.testing.assert_close(logits, expected, **TOLERANCE)
@@ -67,66 +69,66 @@ def check_cache(model: Any, prompt: Tensor, max_new_tokens: int) -> None:
         assert token.equal(expected.argmax(-1))
         tokens = torch.cat([tokens, token[:, None]], 1)
         if tokens.shape[1] < prompt.shape[1] + max_new_tokens:
-            logits, state = model.step(token, state)
+            logits, state = model.decode_step(token, state)
 
 
-def check_state(model: Any, prompt: Tensor) -> None:
-    """Two decodings do not disturb each other: a second `start` leaves the first state as it was."""
+def check_state(model: TokenModel, prompt: Tensor) -> None:
+    """Two decodings do not disturb each other: a second `prefill` leaves the first cache as it was."""
     token = prompt[:, 0]
-    _, first = model.start(prompt, 2)
-    model.start(prompt.flip(0), 2)
-    logits, _ = model.step(token, first)
+    _, first = model.prefill(prompt, 2)
+    model.prefill(prompt.flip(0), 2)
+    logits, _ = model.decode_step(token, first)
     torch.testing.assert_close(logits, model(torch.cat([prompt, token[:, None]], 1))[:, -1], **TOLERANCE)
 
 
-def check_select(model: Any, tokens: Tensor) -> None:
+def check_select(model: TokenModel, tokens: Tensor) -> None:
     """Rows of a state can be dropped, reordered and repeated in the middle of decoding."""
     prompt, following = tokens[:, :-2], tokens[:, -2:]
     rows = torch.tensor([len(tokens) - 1, 0, 0], device=tokens.device)
-    _, state = model.start(prompt, 3)
-    _, state = model.step(following[:, 0], state)
-    logits, _ = model.step(following[rows, 1], model.select(state, rows))
+    _, state = model.prefill(prompt, 3)
+    _, state = model.decode_step(following[:, 0], state)
+    logits, _ = model.decode_step(following[rows, 1], model.select_rows(state, rows))
     torch.testing.assert_close(logits, model(tokens)[rows, -1], **TOLERANCE)
 
 
-def check_padding(model: Any, tokens: Tensor) -> None:
+def check_padding(model: TokenModel, tokens: Tensor) -> None:
     """Rows behind padding, whatever its id, get the logits that they get alone, also once rows were exchanged."""
-    pads = torch.arange(len(tokens), device=tokens.device) % (tokens.shape[1] - 2)
-    logits, state = model.start(tokens[:, :-1], 2, pads)
+    num_padding = torch.arange(len(tokens), device=tokens.device) % (tokens.shape[1] - 2)
+    logits, state = model.prefill(tokens[:, :-1], 2, num_padding)
     rows = torch.arange(len(tokens), device=tokens.device).flip(0)
-    following, _ = model.step(tokens[rows, -1], model.select(state, rows))
-    for row, pad in enumerate(pads.tolist()):
+    following, _ = model.decode_step(tokens[rows, -1], model.select_rows(state, rows))
+    for row, pad in enumerate(num_padding.tolist()):
         expected = model(tokens[row : row + 1, pad:])[0]
         torch.testing.assert_close(logits[row], expected[-2], **TOLERANCE)
         torch.testing.assert_close(following[len(tokens) - 1 - row], expected[-1], **TOLERANCE)
 
 
-def check_boundary(model: Any, tokens: Tensor) -> None:
+def check_boundary(model: TokenModel, tokens: Tensor) -> None:
     """Split before any of the blocks, the two halves give `hidden`, also with a stop on the way."""
     hidden = model.hidden(tokens)
     for num_last in range(1, len(model.blocks) + 1):
-        boundary = model.boundary(tokens, num_last)
+        boundary = model.hidden_before(tokens, num_last)
         assert boundary.shape[:2] == tokens.shape
-        torch.testing.assert_close(model.from_boundary(boundary, num_last), hidden, **TOLERANCE)
+        torch.testing.assert_close(model.forward_from(boundary, num_last), hidden, **TOLERANCE)
         if num_last > 1:
-            further = model.from_boundary(boundary, num_last, num_last - 1)
-            torch.testing.assert_close(further, model.boundary(tokens, num_last - 1), **TOLERANCE)
+            further = model.forward_from(boundary, num_last, num_last - 1)
+            torch.testing.assert_close(further, model.hidden_before(tokens, num_last - 1), **TOLERANCE)
 
 
-def check_trained_parts(model: Any, tokens: Tensor) -> None:
+def check_trained_parts(model: TokenModel, tokens: Tensor) -> None:
     """From the boundary, training reaches every weight of the last block and of the tail; before it, none of them."""
-    last = [weight for module in (model.blocks[-1], *model.tail) for weight in module.parameters()]
+    last = [weight for module in (model.blocks[-1], *model.final_modules) for weight in module.parameters()]
     assert {id(weight) for weight in last} <= {id(weight) for weight in model.parameters()}
     assert len({id(weight) for weight in last}) == len(last)
     trained = [weight for weight in last if weight.requires_grad]
-    boundary = model.boundary(tokens, 1)
+    boundary = model.hidden_before(tokens, 1)
     if boundary.requires_grad:
         assert set(torch.autograd.grad(boundary.sum(), trained, allow_unused=True)) == {None}
-    loss = model.head(model.from_boundary(boundary.detach(), 1)).float().logsumexp(-1).sum()
+    loss = model.head(model.forward_from(boundary.detach(), 1)).float().logsumexp(-1).sum()
     assert None not in set(torch.autograd.grad(loss, trained, allow_unused=True))
 
 
-def check_codec(modality: Any, items: Sequence[Any]) -> None:
+def check_codec(modality: Modality, items: Sequence[Item]) -> None:
     """Encoding, choosing, prompts, decoding, comparing and measuring agree in shape; at least 3 items."""
     tokens = modality.encode(items)
     check_tokens(modality, tokens)
@@ -137,30 +139,45 @@ def check_codec(modality: Any, items: Sequence[Any]) -> None:
     assert 1 <= modality.max_new_tokens(prompts.shape[1]) <= modality.model.context_length - prompts.shape[1]
     assert len(modality.decode(tokens)) == len(tokens)
     prompts = modality.prompts(tokens)
-    assert modality.compare(prompts, {"one": tokens[:, prompts.shape[1] :]}) is not None
-    check_measures(modality, prompts, tokens[:, prompts.shape[1] :])
-    begun = modality.begin(tokens[:, 1:3])
+    check_figure(modality, prompts, tokens[:, prompts.shape[1] :])
+    assert all(modality.is_item(item) for item in items) and not modality.is_item(list(items))
+    assert 1 <= modality.num_compared_tokens(7) <= 7
+    check_metrics(modality, prompts, tokens[:, prompts.shape[1] :])
+    begun = modality.add_start_tokens(tokens[:, 1:3])
     assert begun.dtype == torch.long and len(begun) == len(tokens) and begun[:, -2:].equal(tokens[:, 1:3])
-    assert modality.begin(tokens[:, :0]).shape[1] >= 1
+    assert modality.add_start_tokens(tokens[:, :0]).shape[1] >= 1
 
 
-def check_measures(modality: Any, prompts: Tensor, completions: Tensor) -> None:
-    """One number a completion, or one of the whole set; a yardstick has a note for each of its own."""
-    measures = modality.measures(prompts, completions)
-    yardstick = modality.yardstick(torch.cat([prompts, completions], 1), torch.cat([prompts, completions], 1))
-    against = yardstick.measure(prompts, completions)
-    assert against.keys() <= yardstick.notes(len(completions)).keys()
+def check_figure(modality: Modality, prompts: Tensor, completions: Tensor) -> None:
+    """A figure is a fragment of a page and maybe files; a rendered item is text or is not, for all alike."""
+    figure = modality.comparison_figure(prompts, {"one": completions})
+    assert figure.content is not None and figure.html().lstrip().startswith("<")
+    with tempfile.TemporaryDirectory() as folder:
+        files = figure.save(Path(folder))
+        assert sorted(files) == sorted(Path(folder).iterdir())
+    texts = [modality.as_text(item) for item in modality.render(list(prompts), completions)]
+    assert len({text is None for text in texts}) == 1
+
+
+def check_metrics(modality: Modality, prompts: Tensor, completions: Tensor) -> None:
+    """One number a completion, or one of the whole set; reference metrics describe each of their own."""
+    measures = modality.metrics(prompts, completions)
+    reference_metrics = modality.reference_metrics(
+        torch.cat([prompts, completions], 1), torch.cat([prompts, completions], 1)
+    )
+    against = reference_metrics.compute(prompts, completions)
+    assert against.keys() <= reference_metrics.describe(len(completions)).keys()
     assert not against.keys() & measures.keys()
     assert all(value.shape in ((), (len(completions),)) for value in (measures | against).values())
 
 
-def check_tokens(modality: Any, tokens: Tensor) -> None:
+def check_tokens(modality: Modality, tokens: Tensor) -> None:
     assert tokens.ndim == 2 and tokens.dtype == torch.long
     assert tokens.shape[1] <= modality.model.context_length
     assert int(tokens.min()) >= 0 and int(tokens.max()) < modality.model.num_tokens
 
 
-def check_count(modality: Any, items: Sequence[Any]) -> None:
+def check_count(modality: Modality, items: Sequence[Item]) -> None:
     """`count` sequences, chosen by `seed` alone; too many is an error that names both numbers."""
     chosen = modality.encode(items, count=2, seed=3)
     assert len(chosen) == 2
@@ -171,21 +188,22 @@ def check_count(modality: Any, items: Sequence[Any]) -> None:
     assert "\n" not in str(error.value)
 
 
-def check_written(modality: Any, items: Sequence[Any], folder: Path) -> None:
+def check_written(modality: Modality, items: Sequence[Item], folder: Path) -> None:
     """One file for each item, inside the folder."""
     paths = modality.write(items, folder)
     assert len(set(paths)) == len(items)
     assert all(path.parent == folder and path.stat().st_size > 0 for path in paths)
 
 
-def check_saved(
-    modality: Any, load: Callable[[Path, Any], Any], settings: Any, items: Sequence[Any], folder: Path
-) -> None:
+def check_saved(modality: Modality, adapter: Adapter, settings: Any, items: Sequence[Item], folder: Path) -> None:
     """A saved adapter comes back with the same ids, logits and items, and leaves no file that could run code."""
     modality.save(folder)
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert suffixes and suffixes <= SAFE_SUFFIXES, suffixes
-    again, tokens = load(folder, settings), modality.encode(items)
+    again, tokens = (
+        adapter.load(source=str(folder), settings=settings, allow_pickle_weights=False),
+        modality.encode(items),
+    )
     assert again.encode(items).equal(tokens)
     assert again.decode(tokens) == modality.decode(tokens)
     assert again.prompts(tokens).equal(modality.prompts(tokens))

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import hypergen
-from hypergen import api, disk, lineup, registry
+from hypergen import api, registry
+from hypergen.config import DecodingConfig
 from hypergen.errors import InputError
-from hypergen.loaded import HELD_OUT_TOKENS
+from hypergen.evaluation import baselines
+from hypergen.storage import atomic, manifest
+from hypergen.storage.file_names import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
 
 FILES = {
@@ -44,7 +47,7 @@ def test_fit_leaves_these_files_and_no_others(fitted):
 
 
 def test_the_manifest_covers_every_file(fitted):
-    disk.check_manifest(fitted.folder)
+    manifest.check_manifest(fitted.folder)
     listed = json.loads((fitted.folder / "manifest.json").read_text())["files"]
     assert set(listed) == FILES - {"manifest.json"}
 
@@ -67,7 +70,7 @@ def test_the_log_has_one_line_an_epoch_and_the_loss_falls(fitted):
 
 def test_modes_follow_the_umask(fitted):
     modes = {stat.S_IMODE(path.stat().st_mode) for path in fitted.folder.rglob("*") if path.is_file()}
-    assert modes == {0o666 & ~disk._umask()}
+    assert modes == {0o666 & ~atomic._umask()}
 
 
 def test_overlap_stands_beside_diversity(fitted):
@@ -133,7 +136,7 @@ def test_only_the_last_layers_change(last_layers, toy_base, tmp_path):
 
 
 def test_more_last_layers_than_blocks_are_refused_before_anything_is_computed(toy_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "_training", None)
+    monkeypatch.setattr(api, "_training_tokens", None)
     with pytest.raises(InputError, match="--last-layers 4: the model has 3 blocks"):
         fit(toy_base, tmp_path / "run", last_layers=4)
     assert not (tmp_path / "run").exists()
@@ -157,7 +160,7 @@ def test_evaluate_repeats_the_numbers_of_fit(fitted, toy_base, monkeypatch, tmp_
 def test_evaluate_shows_the_whole_line_up(fitted):
     compared = hypergen.evaluate(fitted.folder, device="cpu")
     names = [record["name"] for record in compared.records]
-    assert names == [*(row.name for row in lineup.rows(0)), "original"]
+    assert names == [*(row.name for row in baselines.baselines(0)), "original"]
     values = {record["name"]: record["values"] for record in compared.records}
     matched, trained = (values[name]["entropy"]["mean"] for name in ("base entropy-matched", "hyperfitted greedy"))
     assert abs(matched - trained) < 1e-3
@@ -168,7 +171,7 @@ def test_evaluate_shows_the_whole_line_up(fitted):
 def test_evaluate_measures_completions_from_elsewhere(fitted, tmp_path):
     run = hypergen.load(fitted.folder, device="cpu")
     rows = run.prompt_rows()
-    completions = run.complete(rows, stop_at_end=False)
+    completions = run.complete(rows, DecodingConfig(stop_at_end=False))
     lines = [
         json.dumps({"prompt_tokens": row.tolist(), "completion_tokens": ids.tolist()})
         for row, ids in zip(rows, completions, strict=True)
@@ -215,7 +218,7 @@ def test_pretrain_and_fit_from_it(registered, tmp_path):
     sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "steps": 150, "batch_size": 16}
     base = hypergen.pretrain(modality="toy", data="numbers", output=str(tmp_path / "base"), device="cpu", **sizes)
     assert files(base.folder) == {"model.safetensors", "toy.json", "hypergen.json", "metrics.jsonl", "manifest.json"}
-    disk.check_manifest(base.folder)
+    manifest.check_manifest(base.folder)
     assert base.record["held_out"]["loss"] < 2.5 < torch.tensor(18.0).log()
     run = fit(str(base.folder), tmp_path / "run", epochs=20, target_loss=0.8)
     assert run.record["training"]["stopped_by"] == "target_loss"

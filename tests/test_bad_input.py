@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from hypergen import cli
+from hypergen.cli import main as cli
 from tests.conftest import FIT
 
 pytestmark = pytest.mark.usefixtures("offline")

@@ -14,7 +14,7 @@ REQUIRED = {PretrainConfig: {"modality": "text", "data": "a.txt", "output": "bas
 CONFIGS = [member for member in vars(config).values() if isinstance(member, type) and is_dataclass(member)]
 
 COUNTS = {
-    PretrainConfig: ["width", "num_layers", "num_heads", "steps", "codec_steps", "batch_size", "vocabulary_size"],
+    PretrainConfig: ["width", "num_layers", "num_heads", "steps", "batch_size", "vocabulary_size"],
     FitConfig: ["num_samples", "epochs", "batch_size", "held_out_samples", "max_new_tokens"],
     DecodingConfig: ["top_k"],
     EvaluateConfig: ["count", "max_new_tokens"],

@@ -1,8 +1,13 @@
-"""Who may import whom, read from the source. Alone: pytest tests/test_imports.py"""
+"""Who may import whom, read from the source of every file, imports for type checkers included.
+
+Alone: pytest tests/test_imports.py
+"""
 
 import ast
+import shutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,32 +15,61 @@ import pytest
 import hypergen
 
 PACKAGE = Path(hypergen.__file__).parent
-CORE = sorted(PACKAGE.glob("*.py"))
-TEXT, IMAGE = (sorted((PACKAGE / name).glob("*.py")) for name in ("text", "image"))
-STANDARD_LIBRARY_ONLY = ["config.py", "errors.py", "text/config.py", "image/config.py"]
-LIGHT = [
-    "hypergen",
-    "hypergen.config",
-    "hypergen.errors",
-    "hypergen.text.config",
-    "hypergen.image.config",
-    "hypergen.cli",
-]
+FOUNDATION = ("errors", "config", "modality")
+SUPPORT = (*FOUNDATION, "kernels", "runtime", "storage", "data")
+WORK = (*SUPPORT, "training", "decoding")
+ALLOWED = {
+    # The first part of a module's name -> what it may import of hypergen; DESIGN: who may import whom.
+    "errors": (),
+    "config": ("errors",),
+    "modality": ("config", "errors"),
+    "kernels": ("kernels", "runtime.cache_folder"),
+    "runtime": (*FOUNDATION, "runtime"),
+    "storage": (*FOUNDATION, "kernels", "runtime", "storage"),
+    "data": SUPPORT,
+    "report": ("report", "runtime.console", "modality"),
+    "training": (*SUPPORT, "training"),
+    "decoding": (*SUPPORT, "decoding"),
+    "text": (*WORK, "text"),
+    "image": (*WORK, "image"),
+    "evaluation": (*WORK, "evaluation"),
+    "registry": (*SUPPORT, "registry"),
+    "options": (*WORK, "evaluation", "registry"),
+    "publish": (*WORK, "evaluation", "report", "registry"),
+    "run": (*WORK, "evaluation", "registry"),
+    "api": (*WORK, "evaluation", "report", "registry", "options", "publish", "run"),
+    "cli": (*WORK, "evaluation", "report", "registry", "options", "publish", "run", "api", "cli"),
+    "__main__": ("cli",),
+}
+LIBRARIES_OF_A_MODALITY = ("transformers", "diffusers", "PIL", "tokenizers", "torchvision")
+FORBIDDEN_LIBRARIES = {
+    "text": ("diffusers", "PIL", "torchvision"),
+    "image": ("tokenizers", "transformers"),
+    "report": ("torch", "numpy", *LIBRARIES_OF_A_MODALITY),
+}
+STANDARD_LIBRARY_ONLY = ("config", "errors", "text.config", "image.config")
+TORCH_ONLY = "kernels"
+LIGHT = ("hypergen", "hypergen.config", "hypergen.modality", "hypergen.text.config", "hypergen.cli.main")
 
 
-def name_of(path):
-    return str(path.relative_to(PACKAGE))
+def files_of(package):
+    """Dotted name below `hypergen` -> file; the package's own `__init__` only names what is imported when asked for."""
+    names = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in names.items() if name != "__init__"}
 
 
-def imported(path):
+FILES = files_of(PACKAGE)
+
+
+def imported(path, package=PACKAGE):
     """Full names of all that a file imports, anywhere in it; `from a import b` gives `a` and `a.b`."""
-    package = ["hypergen", *path.relative_to(PACKAGE).parts[:-1]]
+    inside = ["hypergen", *path.relative_to(package).parts[:-1]]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            origin = package[: len(package) - node.level + 1] if node.level else []
+            origin = inside[: len(inside) - node.level + 1] if node.level else []
             module = ".".join([*origin, *([node.module] if node.module else [])])
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return names
@@ -46,64 +80,125 @@ def under(names, *roots):
     return {name for name in names if any(f"{name}.".startswith(f"{root}.") for root in roots)}
 
 
-def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
-    path = PACKAGE / "text" / "probe.py"
+def own_modules(names, files):
+    """The modules of hypergen among these names, without the prefix."""
+    return {name.removeprefix("hypergen.") for name in under(names, "hypergen")} & files.keys()
+
+
+def violations(package):
+    """`module -> module` for every import that the table does not allow."""
+    files = files_of(package)
+    found = []
+    for name, path in files.items():
+        allowed = ALLOWED[name.split(".")[0]]
+        modules = own_modules(imported(path, package), files)
+        found += [f"{name} -> {module}" for module in sorted(modules - under(modules, *allowed))]
+    return found
+
+
+def circle(package):
+    """The modules of an import circle; none where there is no circle."""
+    files = files_of(package)
+    graph = {name: own_modules(imported(path, package), files) - {name} for name, path in files.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_the_walk_sees_every_kind_of_import(monkeypatch):
     source = "import a.b, c\ndef f():\n    from d import e\n    from . import g\n    from ..h import i\n"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: source)
     expected = {"a.b", "c", "d", "d.e", "hypergen.text", "hypergen.text.g", "hypergen.h", "hypergen.h.i"}
-    assert imported(path) == expected
+    assert imported(PACKAGE / "text" / "probe.py") == expected
 
 
-@pytest.mark.parametrize("path", CORE, ids=name_of)
-def test_core_knows_no_modality(path):
-    forbidden = ("hypergen.text", "hypergen.image", "transformers", "diffusers", "PIL", "tests")
-    assert not under(imported(path), *forbidden)
+def test_the_walk_sees_every_folder():
+    assert {name.split(".")[0] for name in FILES} == ALLOWED.keys()
+    assert len(FILES) > 80
 
 
-@pytest.mark.parametrize("path", CORE, ids=name_of)
-def test_only_the_registry_names_a_modality(path):
+def test_nobody_imports_upward():
+    assert violations(PACKAGE) == []
+
+
+def test_there_is_no_circle():
+    assert circle(PACKAGE) == []
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package without its assets, to plant something wrong in."""
+    shutil.copytree(PACKAGE, tmp_path / "hypergen", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    return tmp_path / "hypergen"
+
+
+PLANTED = {
+    # Where, what, and the sentence that finds it.
+    "training/loss.py": ("from hypergen.decoding.loop import generate", "training.loss -> decoding.loop"),
+    "kernels/topk.py": ("from hypergen.runtime.console import warn", "kernels.topk -> runtime.console"),
+    "text/tokenizer.py": ("def f():\n    import hypergen.image.pixels", "text.tokenizer -> image.pixels"),
+    "storage/lock.py": ("if TYPE_CHECKING:\n    from hypergen import api", "storage.lock -> api"),
+}
+
+
+@pytest.mark.parametrize("place", PLANTED)
+def test_a_planted_upward_import_is_found(copy, place):
+    line, found = PLANTED[place]
+    with (copy / place).open("a") as file:
+        file.write(f"\n{line}\n")
+    assert violations(copy) == [found]
+
+
+def test_a_planted_circle_is_found(copy):
+    with (copy / "storage" / "manifest.py").open("a") as file:
+        file.write("\nif TYPE_CHECKING:\n    from hypergen.storage.atomic import publish\n")
+    assert {"storage.manifest", "storage.atomic"} <= set(circle(copy))
+    assert violations(copy) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_libraries(name):
+    """The core knows no modality's library, an adapter not the other's, `kernels` only torch."""
+    names, place = imported(FILES[name]), name.split(".")[0]
+    assert not under(
+        names, *FORBIDDEN_LIBRARIES.get(place, () if place in ("text", "image") else LIBRARIES_OF_A_MODALITY)
+    )
+    assert not under(names, "tests", "benchmarks")
+    roots = {one.split(".")[0] for one in names} - {"hypergen"}
+    if place == TORCH_ONLY:
+        assert roots <= sys.stdlib_module_names | {"torch"}
+    if name in STANDARD_LIBRARY_ONLY:
+        assert roots <= sys.stdlib_module_names
+        assert own_modules(names, FILES) <= {"config", "errors"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name != "registry" and name.split(".")[0] not in ("text", "image")]
+)
+def test_only_the_registry_names_a_modality(name):
     """Not even as text to import later."""
-    texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-    named = {text for text in texts if isinstance(text, str) and text.startswith(("hypergen.text", "hypergen.image"))}
-    assert not named or path.name == "registry.py"
+    texts = {node.value for node in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(node, ast.Constant)}
+    assert not [
+        text for text in texts if isinstance(text, str) and text.startswith(("hypergen.text", "hypergen.image"))
+    ]
 
 
-@pytest.mark.parametrize("path", TEXT, ids=name_of)
-def test_text_never_imports_image(path):
-    assert not under(imported(path), "hypergen.image", "diffusers", "PIL", "torchvision")
-
-
-@pytest.mark.parametrize("path", IMAGE, ids=name_of)
-def test_image_never_imports_text(path):
-    assert not under(imported(path), "hypergen.text", "tokenizers")
-
-
-@pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
-def test_configuration_needs_only_the_standard_library(name):
-    names = imported(PACKAGE / name) - under(imported(PACKAGE / name), "hypergen.errors", "hypergen.config")
-    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
-
-
-@pytest.mark.parametrize("path", [*CORE, *TEXT, *IMAGE], ids=name_of)
-def test_nothing_is_pickled(path):
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_pickled(name):
     """One place reads pickled weights, where the user says so, and only through the restricted unpickler."""
+    path = FILES[name]
     assert not under(imported(path), "pickle", "torch.save", "torch.load", "joblib", "dill", "shelve", "marshal")
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [node for node in calls if ast.unparse(node.func) == "torch.save"]
     loads = [ast.unparse(node) for node in calls if ast.unparse(node.func) == "torch.load"]
     assert all("weights_only=True" in load for load in loads)
-    assert len(loads) == (name_of(path) == "image/checkpoint.py")
-
-
-@pytest.mark.parametrize("path", [*TEXT, *IMAGE], ids=name_of)
-def test_an_adapter_uses_the_core_but_not_the_verbs(path):
-    assert not under(imported(path), "hypergen.api", "hypergen.cli", "hypergen.report")
+    assert len(loads) == (name == "image.checkpoint")
 
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_imported_without_torch(module):
-    if module == "hypergen.cli" and not (PACKAGE / "cli.py").exists():
-        pytest.skip("there is no cli.py yet")
     heavy = "{'torch', 'transformers', 'diffusers', 'PIL', 'numpy', 'accelerate'}"
     code = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)

@@ -12,9 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hypergen
-from hypergen import api, cli, disk, record, run
+from hypergen import api, publish
+from hypergen.cli import main as cli
+from hypergen.config import DecodingConfig
+from hypergen.storage import atomic
+from hypergen.training import monitor
 from tests.conftest import QUICK_TOY, tree
-from tests.test_disk import flip
+from tests.storage.faulty_disk import flip
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def weights(folder):
 def test_a_signal_in_training_leaves_a_checkpoint_to_continue(number, code, toy_base, whole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        interrupt(patch, run, "log", number, call=2)
+        interrupt(patch, monitor, "append_metrics", number, call=2)
         with pytest.raises(hypergen.HypergenError, match=f"stopped by signal {number:d} after step 6") as error:
             fit(toy_base, folder)
     assert error.value.exit_code == code
@@ -61,7 +65,12 @@ def test_a_signal_in_training_leaves_a_checkpoint_to_continue(number, code, toy_
 
 @pytest.mark.parametrize(
     "module, name, call",
-    [(api, "_check_last_layers", 1), (api, "_held_out", 1), (api.Comparison, "add", 1), (api.Comparison, "add", 2)],
+    [
+        (api, "check_last_layers", 1),
+        (api, "_held_out_tokens", 1),
+        (api.Comparison, "add", 1),
+        (api.Comparison, "add", 2),
+    ],
 )
 def test_a_signal_before_training_leaves_nothing(module, name, call, toy_base, tmp_path, monkeypatch):
     interrupt(monkeypatch, module, name, signal.SIGTERM, call)
@@ -72,7 +81,7 @@ def test_a_signal_before_training_leaves_nothing(module, name, call, toy_base, t
 
 @pytest.mark.parametrize(
     "module, name, call",
-    [(api.Comparison, "add", 3), (api, "write_run", 1), (record, "save_file", 2), (shutil, "copyfile", 1)],
+    [(api.Comparison, "add", 3), (api, "write_run", 1), (publish, "save_file", 2), (shutil, "copyfile", 1)],
 )
 def test_a_signal_after_training_leaves_no_half_run(module, name, call, toy_base, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -89,7 +98,7 @@ def test_a_full_disk_at_the_end_is_exit_6_and_the_run_goes_on(toy_base, whole, t
         raise OSError(errno.ENOSPC, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "save_file", full)
+        patch.setattr(publish, "save_file", full)
         with pytest.raises(hypergen.HypergenError, match="No space left on device; what was there") as error:
             fit(toy_base, tmp_path / "run", checkpoint_every=1)
     assert error.value.exit_code == 6
@@ -111,7 +120,7 @@ def test_a_disk_without_room_is_exit_6_before_anything_is_measured(toy_base, tmp
 def test_a_resumed_run_needs_no_room_for_the_checkpoints_that_it_has(toy_base, whole, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(api, "check_space", lambda folder, needed: asked.append(needed))
-    held = sum(map(disk.bytes_in, stopped(toy_base, tmp_path / "run", monkeypatch)))
+    held = sum(map(atomic.bytes_in, stopped(toy_base, tmp_path / "run", monkeypatch)))
     fit(toy_base, tmp_path / "run", resume=True, checkpoint_every=1)
     assert 0.9 * held < asked[0] - asked[1] <= held and asked[1] > 0
 
@@ -119,7 +128,7 @@ def test_a_resumed_run_needs_no_room_for_the_checkpoints_that_it_has(toy_base, w
 def stopped(base, folder, monkeypatch, **options):
     """A folder with two checkpoints of a fit that was stopped after its second epoch."""
     with monkeypatch.context() as patch:
-        interrupt(patch, run, "log", signal.SIGTERM, call=2)
+        interrupt(patch, monitor, "append_metrics", signal.SIGTERM, call=2)
         with pytest.raises(hypergen.HypergenError):
             fit(base, folder, checkpoint_every=1, **options)
     return sorted((folder / "checkpoints").iterdir())
@@ -227,11 +236,11 @@ def check_greedy_ids(folder):
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     mask = torch.ones_like(prompts)
     ids = theirs.generate(prompts, attention_mask=mask, max_new_tokens=12, min_new_tokens=12, eos_token_id=[])
-    assert ids[:, prompts.shape[1] :].equal(ours.complete(list(prompts), 12, stop_at_end=False))
+    assert ids[:, prompts.shape[1] :].equal(ours.complete(list(prompts), DecodingConfig(stop_at_end=False), 12))
 
 
 def test_a_signal_through_the_command_line(toy_base, tmp_path, monkeypatch, capsys):
-    interrupt(monkeypatch, run, "log", signal.SIGINT)
+    interrupt(monkeypatch, monitor, "append_metrics", signal.SIGINT)
     options = ["--num-samples", "8", "--data", "numbers", "--device", "cpu", "--output", str(tmp_path / "run")]
     assert cli.main(["fit", "--model", toy_base, *options]) == 130
     assert "--resume continues" in capsys.readouterr().err

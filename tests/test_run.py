@@ -1,210 +1,107 @@
-"""Who may write and read a run folder, its log, and how it is finished. Alone: pytest tests/test_run.py"""
+"""What a loaded run can do, and what a base cannot. Alone: pytest tests/test_run.py"""
 
-import errno
-import fcntl
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
+import torch
 
-from hypergen import disk, run
-from hypergen.errors import DiskError, InputError, LockedError
-from tests.conftest import tree
-from tests.test_checkpoints import saved, state
-from tests.test_disk import failing, uses, write_two
-
-# The folder.
-
-
-def test_a_new_or_empty_folder_is_taken(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", tmp_path / "new", tmp_path / "new" / "deeper"):
-        for resume in (False, True):
-            run.check_output(folder, resume)
-    assert tree(tmp_path) == {"empty": False}
+import hypergen
+from hypergen.config import DecodingConfig
+from hypergen.errors import InputError
+from hypergen.storage.file_names import HELD_OUT_TOKENS
+from tests.conftest import QUICK_TOY
 
 
-@pytest.mark.parametrize(
-    "content, resume, complaint",
-    [
-        ("notes.txt", False, "is not empty"),
-        ("metrics.jsonl", False, "continue it with --resume"),
-        ("notes.txt", True, "is not a run of hypergen"),
-        ("manifest.json", True, "holds a finished run"),
-    ],
-)
-def test_a_folder_with_content_is_refused(content, resume, complaint, tmp_path):
-    (tmp_path / content).touch()
-    with pytest.raises(InputError, match=complaint):
-        run.check_output(tmp_path, resume)
+@pytest.fixture(scope="module")
+def fitted(toy_base, tmp_path_factory):
+    run = hypergen.fit(model=toy_base, output=str(tmp_path_factory.mktemp("runs") / "toy"), **QUICK_TOY | {"epochs": 8})
+    return run.folder
 
 
-def test_places_that_are_no_folder_are_refused(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to("loop")
-    for path in ("file", "file/below", "loop/below", "x" * 300):
-        with pytest.raises(InputError):
-            run.check_output(tmp_path / path, False)
-            with run.locked(tmp_path / path):
-                pass
-    assert tree(tmp_path).keys() == {"file", "loop"}
+@pytest.fixture(scope="module")
+def run(fitted):
+    return hypergen.load(fitted, device="cpu")
 
 
-def test_an_unfinished_run_can_be_continued(tmp_path):
-    (tmp_path / "metrics.jsonl").touch()
-    run.check_output(tmp_path, resume=True)
+def test_the_modality_and_the_table_are_read_back(run):
+    assert run.modality.name == "toy"
+    assert [one["name"] for one in run.records][2] == "hyperfitted greedy"
+    assert hypergen.load(str(run.folder), device="cpu").record == run.record
 
 
-@pytest.mark.parametrize("begun", [".lock", "checkpoints/step-1/state.json"])
-def test_an_unfinished_run_is_not_read(begun, tmp_path):
-    (tmp_path / begun).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / begun).touch()
-    with pytest.raises(InputError, match="is an unfinished run; wait for it, or continue it with --resume"):
-        run.check_finished(tmp_path)
-    (tmp_path / "manifest.json").touch()
-    run.check_finished(tmp_path)
-    run.check_finished(tmp_path / "not there")
+def test_settings_can_be_given_on_top_and_must_exist(fitted):
+    assert hypergen.load(fitted, device="cpu", prompt_length=7).modality.settings.prompt_length == 7
+    with pytest.raises(InputError, match="--image-size: not an option of modality 'toy'"):
+        hypergen.load(fitted, image_size=7)
+    with pytest.raises(InputError, match=r"--modality text: .* is of modality 'toy'"):
+        hypergen.load(fitted, modality="text")
 
 
-def test_the_next_free_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run.free_output("text") == Path("runs/text-1")
-    for name in ("text-1", "text-2", "image-1", "text-4"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    assert [str(run.free_output(name)) for name in ("text", "image")] == ["runs/text-3", "runs/image-2"]
+def test_items_are_continued_and_stop_at_the_end(run):
+    several = run.generate([[1, 2, 3], [4, 4]])
+    assert len(several) == 2 and all(isinstance(item, list) for item in several)
+    assert run.generate([[1, 2, 3]])[0] == several[0]
+    assert len(run.generate()) == len(run.tokens(HELD_OUT_TOKENS))
 
 
-# The lock.
+def test_ids_are_continued(run):
+    prompts = torch.tensor([[1, 2, 3], [5, 7, 9]])
+    ids = run.generate_tokens(prompts, max_new_tokens=6, stop_at_end=False)
+    assert ids.shape == (2, 6)
+    started = torch.cat([torch.full((2, 1), 16), prompts], 1)
+    assert run.modality.model(started)[:, -1].argmax(-1).equal(ids[:, 0])
+    assert run.generate_tokens(prompts[:, :0], max_new_tokens=2).shape[0] == 2
+    assert run.complete(run.prompt_rows([[1, 2, 3], [5, 7, 9]]), DecodingConfig(stop_at_end=False), 6).equal(ids)
 
 
-def test_a_second_process_is_told_who_writes(tmp_path):
-    code = (
-        "import sys, pathlib; from hypergen import run\n"
-        "with run.locked(pathlib.Path(sys.argv[1])): print('mine', flush=True); input()"
-    )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], **pipes) as other:
-        assert other.stdout.readline() == "mine\n"
-        for attempt in (lambda: run.check_output(tmp_path / "run", False), run.locked(tmp_path / "run").__enter__):
-            with pytest.raises(LockedError, match=f"in use by process {other.pid} on ") as error:
-                attempt()
-        assert error.value.exit_code == 4
-        other.kill()  # the kernel lets go of the lock; the file stays
-        other.wait()
-    run.check_output(tmp_path / "run", False)
-    with run.locked(tmp_path / "run"):
-        pass
-    assert tree(tmp_path) == {"run": False}
+def test_sampling_is_seeded(run):
+    prompts = torch.tensor([[1, 2, 3]])
+    draws = [run.generate_tokens(prompts, 8, strategy="temperature", seed=seed).tolist() for seed in (1, 1, 2, 3)]
+    assert draws[0] == draws[1] and len({str(draw) for draw in draws}) > 1
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_one_line(number, tmp_path, monkeypatch):
-    def refuse(handle, flags):
-        raise OSError(number, os.strerror(number))
+def test_no_blocked_ngram_of_the_training_set_is_completed(run):
+    known = {
+        tuple(window) for row in run.tokens().tolist() for window in zip(*(row[i:] for i in range(3)), strict=False)
+    }
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(InputError, match=r"its file system has no locks .* another one"), run.locked(tmp_path / "run"):
-        pass
-    assert not tree(tmp_path)
+    def quoted(**options):
+        prompts = run.modality.prompts(run.tokens()[:8])
+        whole = torch.cat(
+            [prompts, run.complete(list(prompts), DecodingConfig(stop_at_end=False, **options), 10)], 1
+        ).tolist()
+        return sum(tuple(row[i : i + 3]) in known for row in whole for i in range(len(prompts[0]) - 2, len(row) - 2))
 
-
-def test_a_lock_is_asked_for_with_a_file_that_may_be_written(tmp_path, monkeypatch):
-    """NFS gives an exclusive lock for no other."""
-    flags = []
-    monkeypatch.setattr(fcntl, "flock", lambda handle, _: flags.append(fcntl.fcntl(handle, fcntl.F_GETFL)))
-    (tmp_path / ".lock").touch()
-    run.check_output(tmp_path, False)
-    with run.locked(tmp_path):
-        pass
-    assert len(flags) == 2 and all(flag & (os.O_RDWR | os.O_WRONLY) for flag in flags)
+    assert quoted() > 0 == quoted(block_citations=3) == quoted(block_citations=3, strategy="top-p")
 
 
-def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
-    with pytest.raises(KeyError), run.locked(tmp_path / "runs" / "text-1"):
-        assert (tmp_path / "runs" / "text-1" / ".lock").is_file()
-        raise KeyError
-    assert not tree(tmp_path)
+def test_a_grid_has_prompt_completion_and_original(run):
+    page = run.grid(rows=3)
+    assert page.startswith("<table>") and page.count("<tr>") == 4
+    assert [title in page for title in ("prompt", "completion", "original")] == [True] * 3
+    assert run.grid(rows=3, prompt_length=8) != page != run.grid(rows=3, strategy="top-p", stop_at_end=True)
 
 
-def test_a_folder_that_was_there_or_has_content_stays(tmp_path):
-    with run.locked(tmp_path):
-        pass
-    with run.locked(tmp_path / "run"):
-        run.log(tmp_path / "run", {"epoch": 1})
-    assert tree(tmp_path).keys() == {"run", "run/metrics.jsonl"}
+def test_a_base_has_no_sequences(toy_base):
+    base = hypergen.load(toy_base, device="cpu")
+    assert base.records == [] and len(base.generate([[1]], max_new_tokens=3)[0]) <= 3
+    for attempt in (base.tokens, base.generate, base.grid, lambda: base.generate([[1]], block_citations=3)):
+        with pytest.raises(InputError, match="only a hyperfitted run has it"):
+            attempt()
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path):
-    for name in (".tmp-1", "checkpoints/.tmp-step-2-1"):
-        (tmp_path / name).mkdir(parents=True)
-        write_two(tmp_path / name)
-    (tmp_path / ".tmp-1-metrics.jsonl").touch()
-    with run.locked(tmp_path):
-        assert tree(tmp_path).keys() == {".lock", "checkpoints"}
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 64])
+def test_broken_sequences_are_one_line(content, run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / HELD_OUT_TOKENS).write_bytes(content)
+    with pytest.raises(InputError, match=r"held_out_tokens.safetensors: cannot be read"):
+        hypergen.load(tmp_path / "run", device="cpu").tokens(HELD_OUT_TOKENS)
 
 
-def test_a_run_that_another_process_has_just_finished_is_kept(tmp_path):
-    disk.publish(tmp_path / "run", write_two)
-    before = tree(tmp_path)
-    with pytest.raises(InputError, match="holds a finished run"), run.locked(tmp_path / "run"):
-        pass
-    assert tree(tmp_path) == before
-
-
-# The log.
-
-
-def test_the_log_is_rewound_and_half_a_line_is_passed_over(tmp_path):
-    for epoch in (1, 2, 3):
-        run.log(tmp_path, {"epoch": epoch, "loss": 1 / epoch})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 4, "lo')
-    assert [row["epoch"] for row in run.read_log(tmp_path)] == [1, 2, 3]
-    run.rewind_log(tmp_path, 2)
-    run.log(tmp_path, {"epoch": 3, "loss": 0.5})
-    assert [row["loss"] for row in run.read_log(tmp_path)] == [1.0, 0.5, 0.5]
-    run.rewind_log(tmp_path / "nothing", 2)
-    assert run.read_log(tmp_path / "nothing") == []
-
-
-# The end.
-
-
-def started(folder):
-    """A run folder just before its end."""
-    run.log(folder, {"epoch": 1, "loss": 0.5})
-    saved(folder).save(state(1))
-    return folder
-
-
-def test_a_finished_run_has_log_and_manifest_and_no_checkpoints(tmp_path):
-    run.finish(started(tmp_path), write_two)
-    assert tree(tmp_path).keys() == {"a.txt", "deep", "deep/b.txt", "metrics.jsonl", "manifest.json"}
-    disk.check_manifest(tmp_path)
-    assert "metrics.jsonl" in (tmp_path / "manifest.json").read_text()
-
-
-@pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_a_failure_at_any_call_of_the_end_leaves_the_run_to_be_continued(name, tmp_path):
-    (tmp_path / "probe").mkdir()
-    started(tmp_path / "probe")
-    number = uses(name, lambda: run.finish(tmp_path / "probe", write_two))
-    (tmp_path / "run").mkdir()
-    before = tree(started(tmp_path / "run"))
-    for call in range(1, number + (name == "replace")):  # the last fsync flushes the name of what is whole already
-        with failing(name, call), pytest.raises(DiskError):
-            run.finish(tmp_path / "run", write_two)
-        assert tree(tmp_path / "run") == before
-        run.check_output(tmp_path / "run", resume=True)
-    run.finish(tmp_path / "run", write_two)
-
-
-def test_what_a_process_killed_at_the_end_left_is_replaced(tmp_path):
-    started(tmp_path)
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "old.txt").touch()
-    run.finish(tmp_path, write_two)
-    disk.check_manifest(tmp_path)
-    assert not (tmp_path / "deep" / "old.txt").exists()
+def test_a_prompt_that_is_too_long_is_named_by_its_number(text_base):
+    run = hypergen.load(text_base, device="cpu", sequence_length=16, prompt_length=4)
+    with pytest.raises(InputError, match=r"^prompt 2: \d+ tokens; the context of 64"):
+        run.generate(["short", "long " * 99])
+    with pytest.raises(InputError, match=r"^prompt 1: .* exceed the context of 64"):
+        run.generate("short", max_new_tokens=64)
+    assert isinstance(run.generate("The ferryman", max_new_tokens=4)[0], str)

@@ -9,9 +9,16 @@ from torch.nn import functional
 from hypergen import registry
 from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
+from hypergen.runtime.signals import SignalWatch
+from hypergen.training.checkpoints import Checkpoints
 from tests import contract
+from tests.toy import adapter
+from tests.toy.adapter import numbers, toy
 from tests.toy.config import Settings
-from tests.toy.modality import build, load, numbers, read, toy
+
+
+def read(source):
+    return adapter.read(source=source, settings=Settings(), skip_bad=0)
 
 
 def encoded(modality, count=5):
@@ -34,7 +41,7 @@ def test_codec_keeps_the_contract(tmp_path):
 
 def test_save_and_load(tmp_path):
     modality = toy(seed=4)
-    contract.check_saved(modality, load, Settings(), numbers(5, Settings()), tmp_path)
+    contract.check_saved(modality, adapter, Settings(), numbers(5, Settings()), tmp_path)
 
 
 def test_same_seed_same_model_and_the_global_generator_is_left_alone():
@@ -51,27 +58,29 @@ def test_items_come_back_from_tokens():
     tokens = modality.encode(items)
     assert tokens[0].tolist() == [16, 1, 2, 3] + [17] * 12
     assert modality.decode(tokens) == items
-    assert modality.measures(tokens[:, :3], tokens[:, 3:4])["steady"].tolist() == [1.0, 1.0]
+    assert modality.metrics(tokens[:, :3], tokens[:, 3:4])["steady"].tolist() == [1.0, 1.0]
 
 
-def test_registered_by_one_line(monkeypatch):
+def test_registered_by_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(registry.MODALITIES, "toy", "tests.toy")
     settings = registry.settings_class("toy")()
     config = PretrainConfig(modality="toy", data="numbers", output="unused", width=32, num_layers=3, num_heads=2)
-    modality = registry.adapter("toy").build(numbers(4, settings), settings, config)
+    checkpoints = Checkpoints(folder=tmp_path, facts={}, machine={}, resume=False, signals=SignalWatch())
+    given = {"settings": settings, "config": config, "checkpoints": checkpoints}
+    modality = registry.adapter("toy").build(items=numbers(4, settings), **given)
     assert (modality.name, len(modality.model.blocks)) == ("toy", 3)
-    assert build([], settings, config).model.output.weight.equal(modality.model.output.weight)
+    assert adapter.build(items=[], **given).model.output.weight.equal(modality.model.output.weight)
 
 
 def test_reads_a_file_and_refuses_the_rest(tmp_path):
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(json.dumps(item) for item in [[1, 2], [3]]))
-    assert read(str(path), Settings()) == [[1, 2], [3]]
+    assert read(str(path)) == [[1, 2], [3]]
     with pytest.raises(InputError, match="nowhere"):
-        read("nowhere", Settings())
+        read("nowhere")
     path.write_text("[99]")
     with pytest.raises(InputError, match="between 0 and 15"):
-        read(str(path), Settings())
+        read(str(path))
 
 
 def test_it_learns_fast():

@@ -1,9 +1,8 @@
-"""A transformer <-> `config.json` and `model.safetensors` as `transformers.ImageGPTForCausalImageModeling` has them.
+"""Load and save a transformer in the layout of `transformers.ImageGPTForCausalImageModeling`.
 
 Names, shapes and layout of the weights are the same on both sides, so nothing is converted. Settings that would change
 the logits and that `ImageTransformer` does not have are refused by name. Reads safetensors; pickled weights only where
 the user says so, by torch's restricted unpickler alone.
-Does not know: codecs, training, the hub.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hypergen.disk import follow_umask
 from hypergen.errors import InputError
-from hypergen.hub import first_line
 from hypergen.image.transformer import ImageTransformer, TransformerConfig
-from hypergen.strict_json import read_object
+from hypergen.runtime.console import first_line
+from hypergen.storage.atomic import follow_umask
+from hypergen.storage.strict_json import read_object
 
 WEIGHTS, CONFIG, PICKLED = "model.safetensors", "config.json", "pytorch_model.bin"
 MOST_LAYERS = 1000  # so that a configuration alone cannot fill the memory; ImageGPT's largest has 48
@@ -43,7 +42,7 @@ NUMBERS = {"layer_norm_epsilon": ("norm_epsilon", 1e-5), "initializer_range": ("
 
 
 def to_json(config: TransformerConfig) -> dict[str, Any]:
-    """The content of a `config.json`."""
+    """Write a shape as the content of a `config.json`."""
     named = {key: getattr(config, name) for key, (name, _) in (SIZES | NUMBERS).items()}
     return {
         **REQUIRED,
@@ -57,14 +56,21 @@ def to_json(config: TransformerConfig) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> TransformerConfig:
-    """The shape that `config.json` in a folder tells, or InputError."""
+    """Read the shape from `config.json` in a folder; raises as `from_json`."""
     return from_json(read_object(folder / CONFIG), str(folder / CONFIG))
 
 
 def from_json(content: dict[str, Any], where: str) -> TransformerConfig:
-    """Raises InputError, naming `where`, the key and what is allowed, for what `ImageTransformer` does not do.
+    """Read the shape from the content of a `config.json`.
 
     `reorder_and_upcast_attn` is let through: it orders the same arithmetic differently.
+
+    Args:
+        content: of the file.
+        where: the file, for messages.
+
+    Raises:
+        InputError: `ImageTransformer` does not do this; it names the key, its value and the allowed ones.
     """
     for key, allowed in REQUIRED.items():
         if content.get(key, allowed) != allowed:
@@ -105,7 +111,11 @@ def save_transformer(model: ImageTransformer, folder: Path, dtype: torch.dtype =
 
 
 def load_transformer(folder: Path, allow_pickle_weights: bool = False) -> ImageTransformer:
-    """A checkpoint -> fp32 weights on the CPU, in evaluation mode.
+    """Load a checkpoint, with fp32 weights on the CPU, in evaluation mode.
+
+    Args:
+        folder: has `config.json` and the weights.
+        allow_pickle_weights: read pickled weights where no others are.
 
     Raises:
         InputError: files missing or damaged, an unsupported setting, or weights with other names or shapes.
@@ -134,7 +144,7 @@ def _read_weights(folder: Path, allow_pickle_weights: bool) -> tuple[Path, dict[
         raise InputError(f"{folder}: has only pickled weights, which can run code; convert them to {WEIGHTS}")
     try:
         weights = torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the restricted unpickler meets
+    except Exception as error:  # any that the restricted unpickler raises
         raise InputError(f"{pickled}: cannot be read ({first_line(error)})") from None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in weights.items()
@@ -144,10 +154,11 @@ def _read_weights(folder: Path, allow_pickle_weights: bool) -> tuple[Path, dict[
 
 
 def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights with other names or shapes, or with values that are not finite."""
     missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unexpected:
         found = {"missing": missing, "unexpected": unexpected}
-        first = "; ".join(f"{len(names)} {what}, the first is {names[0]}" for what, names in found.items() if names)
+        first = "; ".join(f"{len(names)} {kind}, the first is {names[0]}" for kind, names in found.items() if names)
         raise InputError(f"{path}: weights differ from ImageGPT's: {first}")
     for name, weight in weights.items():
         if weight.shape != expected[name].shape:

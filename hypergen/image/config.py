@@ -1,22 +1,31 @@
-"""Every default of the image adapter. Imports only the standard library and the core's checks."""
+"""Hold every default of the image adapter, and recognise its models, without torch or PIL.
+
+Imports the standard library and the core's checks alone, so that `--help` lists these options at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hypergen.config import require_at_least, require_choice
 from hypergen.errors import InputError
 
 CodecName = Literal["vq", "colors"]
 
+PAPER_RECIPE: dict[str, Any] = {}  # the paper's values for a model without a card are all options of the core
+SOURCES = "cifar10, a folder, zip or file of pictures, or hub:ID[:SPLIT]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options that only pictures have."""
+    """Hold the options that only pictures have."""
 
     codec: CodecName = "vq"
     """Tokenizer of a new base (pretrain): vq (a learned code book) or colors (ImageGPT's palette)."""
+    codec_steps: int = 3000
+    """Optimizer steps of a VQ codec (pretrain)."""
     image_size: int | None = None
     """Side of a picture in pixels; a base knows its own, a new one takes 32."""
     prompt_fraction: float = 0.25
@@ -26,9 +35,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_choice(self, "codec", CodecName)
+        require_at_least(self, "codec_steps", 1)
         require_at_least(self, "image_size", 1)
         fraction = self.prompt_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
             raise InputError(f"--prompt-fraction {fraction!r}: must be 0 or more and below 1")
         if not isinstance(self.mirror, bool):
             raise InputError(f"--mirror {self.mirror!r}: must be true or false")
+
+
+def recognizes(config: Mapping[str, Any]) -> bool:
+    """Tell from the content of a `config.json` whether it is of an ImageGPT."""
+    return config.get("model_type") == "imagegpt"

@@ -1,4 +1,4 @@
-"""Pictures -> feature vectors without any download: an untrained convolutional network with fixed weights.
+"""Embed pictures without any download, by an untrained convolutional network with fixed weights.
 
 Random convolutions answer to edges, colours and textures of several sizes and prefer no kind of picture, while
 Inception is trained on photographs of 299 pixels (Naeem et al., arXiv 2002.09797, embed with an untrained network for
@@ -6,7 +6,6 @@ this reason). Bounded activations keep one bright picture from deciding a kernel
 this space rank models on one data set; they do not compare with published Inception numbers.
 Measured on 64 CIFAR-10 pictures against 64 others, mean of 5 draws: KID .07 (standard deviation .05), 2.2 where the
 lower three quarters repeat the row above them, 7.2 where they have one colour; precision .90, .61 and .66.
-Does not know: codes, models, what is done with the features.
 
 Shape letters: N pictures, S side in pixels, D features.
 """
@@ -28,7 +27,7 @@ BATCH_PIXELS = 2**18
 
 @cache
 def network() -> nn.Sequential:
-    """(N, 3, S, S) in [-1, 1] -> (N, 256, S', S'): convolutions that nothing was ever trained on."""
+    """Build the network that nothing was ever trained on: (N, 3, S, S) in [-1, 1] -> (N, 256, S', S')."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -41,7 +40,7 @@ def network() -> nn.Sequential:
 
 @torch.no_grad()
 def features(pixels: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 -> (N, D = 512) float64 on the CPU: mean and deviation of each channel over the picture."""
+    """Embed pixels (N, 3, S, S) uint8 as (N, D = 512) float64: each channel's mean and deviation over the picture."""
     batch = max(1, BATCH_PIXELS // pixels.shape[-1] ** 2)
     parts = []
     for rows in chunks(len(pixels), batch):

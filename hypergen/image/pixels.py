@@ -1,7 +1,8 @@
-"""PIL pictures <-> pixel tensors of one size.
+"""Convert PIL pictures to pixel tensors of one size, and back.
 
-Shape letters: N pictures, S side in pixels. Pixels are uint8 RGB; networks see them in [-1, 1].
-Does not know: where pictures come from, or what a code is.
+Pixels are uint8 RGB, as files have them; networks see them as floats in [-1, 1].
+
+Shape letters: N pictures, S side in pixels.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-BILINEAR = Image.Resampling.BILINEAR  # what ImageGPT's own image processor uses
+LARGEST_SIDE = 8192  # pixels a side that a codec may ask for: more than any needs, too few to fill the memory
+BILINEAR = Image.Resampling.BILINEAR  # as in ImageGPT's own image processor
 
 
 def square(picture: Image.Image, image_size: int, resampling: Image.Resampling = BILINEAR) -> Image.Image:
-    """The centre square of a picture, `image_size` pixels wide."""
+    """Cut the centre square out of a picture and scale it to `image_size` pixels a side."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     if (picture.width, picture.height) != (side, side):
@@ -28,28 +31,42 @@ def square(picture: Image.Image, image_size: int, resampling: Image.Resampling =
 
 
 def to_pixels(pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR) -> Tensor:
-    """N pictures of any size -> (N, 3, S, S) uint8."""
+    """Convert N pictures of any size to pixels (N, 3, S, S) uint8."""
     pixels = torch.empty(len(pictures), 3, image_size, image_size, dtype=torch.uint8)
     for row in range(len(pictures)):
-        pixels[row] = torch.from_numpy(np.array(square(pictures[row], image_size, resampling))).permute(2, 0, 1)
+        values = torch.from_numpy(np.array(square(pictures[row], image_size, resampling)))
+        pixels[row] = rearrange(values, "height width channel -> channel height width")
     return pixels
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """(N, 3, S, S) uint8 -> N pictures."""
-    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in pixels]
+    """Convert pixels (N, 3, S, S) uint8 to N pictures."""
+    channels_last = rearrange(pixels, "n channel height width -> n height width channel")
+    return [Image.fromarray(picture) for picture in channels_last.contiguous().cpu().numpy()]
+
+
+def to_patches(values: Tensor, side: int) -> Tensor:
+    """Fold patches of `side` x `side` pixels into channels: (N, C, S, S) -> (N, C * side^2, S / side, S / side)."""
+    pattern = "n channel (h row) (w column) -> n (channel row column) h w"
+    return rearrange(values, pattern, row=side, column=side)
+
+
+def from_patches(patches: Tensor, side: int) -> Tensor:
+    """Unfold patches of `side` x `side` pixels: (N, C * side^2, h, w) -> (N, C, side * h, side * w)."""
+    pattern = "n (channel row column) h w -> n channel (h row) (w column)"
+    return rearrange(patches, pattern, row=side, column=side)
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
+    """Scale uint8 to float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 def from_unit(values: Tensor) -> Tensor:
-    """Floats, clipped to [-1, 1] -> uint8."""
+    """Scale floats, clipped to [-1, 1], to uint8."""
     return ((values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(length)` in order."""
+    """Cut `range(length)` into slices of at most `size`, in order."""
     return (slice(begin, min(begin + size, length)) for begin in range(0, length, size))

@@ -1,21 +1,19 @@
-"""Fits a VQ tokenizer to pictures: the one loop beside `hyperfit`, because its objective is reconstruction.
+"""Train a VQ tokenizer on pictures: the one loop beside `training.loop`, because its objective is reconstruction.
 
 The network starts as the projection of each patch on its first principal components and back, and the code book as
 their k-means, so training begins where patch-wise vector quantisation ends (22.9 dB on CIFAR-10) and only has to learn
-what the neighbourhood adds. It trains through the nearest code with a straight-through gradient (arXiv 1711.00937);
-the code book follows its latents as a moving average (appendix A.1 there), and codes that nothing uses are moved onto
+the neighbourhood's part. It trains through the nearest code with a straight-through gradient (arXiv 1711.00937);
+the code book follows its latents as a moving average (appendix A.1 there), and unused codes are moved onto
 latents of the current batch until REVIVE_UNTIL of the steps. Like `hyperfit`, it continues exactly from a state, which
 here includes the generator of batches and revived codes.
-Does not know: tokens, transformers, files.
 
-Shape letters: N pictures, S side in pixels, B batch, K codes, D code dimension, C values of a patch, M vectors.
+Shape letters: N pictures, S side in pixels, B batch, h w code grid, K codes, D code dimension, C values of a patch,
+M vectors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,20 +22,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypergen.errors import Interrupted, NonFiniteError
-from hypergen.image.pixels import to_unit
-from hypergen.progress import track
-from hypergen.training_state import State, restore, snapshot
+from hypergen.image.codebook import UNUSED, CodeBook, nearest, to_maps, to_vectors
+from hypergen.image.pixels import to_patches, to_unit
+from hypergen.runtime.progress import track
+from hypergen.training.plan import TrainingHooks
+from hypergen.training.schedule import warmup_cosine
+from hypergen.training.state import State, restore, snapshot
 
 PATCH = 4  # pixels a side that one code stands for: 32 x 32 pixels -> 8 x 8 codes
 WIDTH = 96  # channels
 CODE_DIM = 16
 BATCH_SIZE = 64
-LEARNING_RATE = 1e-3  # peak; linear warm-up, then cosine to a hundredth
-WARM_UP = 0.03  # share of the steps in which the learning rate rises
+LEARNING_RATE = 1e-3  # at its peak
+WARMUP_SHARE, FLOOR_SHARE = 0.03, 0.01  # of the steps, and of the peak, for the cosine schedule
 REVIVE_UNTIL = 0.4
 REVIVE_EVERY = 10  # steps
-UNUSED = 0.1  # a code with a smaller moving-average count than this is unused
-BOOK_DECAY = 0.99
 COMMITMENT = 0.25
 CARRIER = 15.0  # constant channels, well above the signal, that make group normalisation nearly linear at the start
 PICTURES_TO_START = 3000
@@ -51,20 +50,23 @@ def train_vq(
     device: torch.device | str = "cpu",
     *,
     checkpoint_every: int = 0,
-    state: State | None = None,
-    on_checkpoint: Callable[[State], None] = lambda state: None,
-    stop_signal: Callable[[], int | None] = lambda: None,
-    whole_steps: AbstractContextManager = nullcontext(),  # noqa: B008 (stateless)
+    hooks: TrainingHooks = TrainingHooks(),  # noqa: B008 (frozen)
 ) -> VQModel:
-    """Pixels (N, 3, S, S) uint8 -> a trained VQModel over patches (see `PATCH`), on the CPU, in evaluation mode.
+    """Train a VQModel over patches (see `PATCH`); it comes back on the CPU, in evaluation mode.
 
     Args:
+        pixels: (N, 3, S, S) uint8.
+        num_codes: K.
+        steps: optimizer steps.
+        seed: of weights, batches and revived codes.
+        device: where it trains.
         checkpoint_every: steps between checkpoints; 0: only when a signal arrived and at the end.
-        state, on_checkpoint, stop_signal, whole_steps: as in `hyperfit`.
+        hooks: where it continues, who keeps its states, who may end it; there are no epochs.
 
     Raises:
         NonFiniteError: loss or gradient is not finite; the step was not taken.
         CheckpointError: the state is not one of this training.
+        Interrupted: a signal arrived; the state was kept.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -76,23 +78,32 @@ def train_vq(
     book.to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    state = restore(parts := _parts(model, book, generator), [optimizer], state or State())
-    generator.set_state(parts["generator"])
-    with whole_steps, track("picture tokenizer", steps, done=state.step) as advance:
+    state = restore(weights := _changing(model, book, generator), [optimizer], hooks.state or State())
+    generator.set_state(weights["generator"])
+
+    with hooks.whole_steps(), track("picture tokenizer", steps, done=state.step) as advance:
         for step in range(state.step, steps):
-            patches = F.pixel_unshuffle(_batch(pixels, generator), PATCH).to(device)
+            # 1. Encode a batch of patches, and find the nearest code of each latent.
+            patches = to_patches(_batch(pixels, generator), PATCH).to(device)
             latents = model.encode(patches).latents
-            flat = _vectors(latents).detach()
-            ids = nearest(flat, book.vectors)
-            codes = book.vectors[ids].view_as(latents.movedim(1, -1)).movedim(-1, 1)
+            vectors = to_vectors(latents).detach()
+            ids = nearest(vectors, book.vectors)
+            codes = to_maps(book.vectors[ids], latents.shape[2:])
+
+            # 2. Decode the codes; the gradient passes them straight through to the latents.
             restored = model.decode(latents + (codes - latents).detach(), force_not_quantize=True).sample
             error = F.mse_loss(restored, patches)
             loss = error + COMMITMENT * F.mse_loss(latents, codes)
-            book.follow(flat, ids)
+
+            # 3. Move the codes towards their latents, unused ones onto latents of this batch.
+            book.follow(vectors, ids)
             if step < REVIVE_UNTIL * steps and step % REVIVE_EVERY == 0:
-                book.revive(book.counts < UNUSED, flat, generator)
+                book.revive(book.counts < UNUSED, vectors, generator)
+
+            # 4. Train the network, unless the step would spoil it.
+            share = warmup_cosine(step, steps, warmup_share=WARMUP_SHARE, floor_share=FLOOR_SHARE)
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * learning_rate_share(step, steps)
+                group["lr"] = LEARNING_RATE * share
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(trained, 1.0)
@@ -101,23 +112,25 @@ def train_vq(
             optimizer.step()
             state.step = step + 1
             advance(loss=loss.item(), psnr=decibels(error.item()))
-            number = stop_signal()
-            if number or state.step == steps or (checkpoint_every and state.step % checkpoint_every == 0):
-                on_checkpoint(snapshot(_parts(model, book, generator), [optimizer], state))
-            if number:
-                told = f"stopped by signal {number} after step {state.step} of the picture tokenizer"
-                raise Interrupted(number, f"{told}; --resume continues")
+
+            # 5. Keep a checkpoint where one is due, and leave if a signal arrived.
+            signal = hooks.stop_signal()
+            if signal or state.step == steps or (checkpoint_every and state.step % checkpoint_every == 0):
+                hooks.on_checkpoint(snapshot(_changing(model, book, generator), [optimizer], state))
+            if signal:
+                stopped = f"stopped by signal {signal} after step {state.step} of the picture tokenizer"
+                raise Interrupted(signal, f"{stopped}; --resume continues")
     return model.cpu().eval()
 
 
-def _parts(model: VQModel, book: CodeBook, generator: torch.Generator) -> dict[str, Tensor]:
-    """What training changes, besides the optimizer's state."""
+def _changing(model: VQModel, book: CodeBook, generator: torch.Generator) -> dict[str, Tensor]:
+    """Collect all that training changes, besides the optimizer's state."""
     averages = {"book.counts": book.counts, "book.sums": book.sums}
     return {**model.state_dict(), **averages, "generator": generator.get_state()}
 
 
 def new_vq(image_size: int, num_codes: int) -> VQModel:
-    """An untrained network over patches, (3 * PATCH^2) channels at S / PATCH; its `config.json` says everything."""
+    """Build an untrained network over patches, 3 * PATCH^2 channels at S / PATCH; its config says everything."""
     return VQModel(
         in_channels=3 * PATCH**2,
         out_channels=3 * PATCH**2,
@@ -133,77 +146,19 @@ def new_vq(image_size: int, num_codes: int) -> VQModel:
     )
 
 
-class CodeBook:
-    """K codes that follow their latents: moving averages of counts (K,) and sums (K, D). No gradient."""
-
-    def __init__(self, vectors: Tensor):
-        self.vectors = vectors  # (K, D), updated in place: the quantiser's own embedding
-        self.counts = torch.ones(len(vectors))
-        self.sums = vectors.clone()
-
-    def to(self, device: torch.device | str) -> None:
-        self.vectors.data, self.counts, self.sums = (
-            values.to(device) for values in (self.vectors.data, self.counts, self.sums)
-        )
-
-    def start(self, latents: Tensor, per_step: int, generator: torch.Generator, rounds: int = 15) -> None:
-        """k-means on latents (M, D); the averages start as those of a step with `per_step` vectors."""
-        self.revive(torch.ones(len(self.vectors), dtype=torch.bool), latents, generator)
-        for _ in range(rounds):
-            self._move(*self._gather(latents, nearest(latents, self.vectors)), decay=0.0)
-            self.revive(self.counts < UNUSED, latents, generator)
-        self.counts *= per_step / len(latents)
-        self.sums *= per_step / len(latents)
-
-    def follow(self, latents: Tensor, ids: Tensor) -> None:
-        """One step of the moving averages."""
-        self._move(*self._gather(latents, ids), decay=BOOK_DECAY)
-
-    def revive(self, unused: Tensor, latents: Tensor, generator: torch.Generator) -> None:
-        """Put the unused codes (K,) bool onto latents (M, D) drawn at random."""
-        codes = unused.nonzero()[:, 0]
-        drawn = torch.randint(len(latents), (len(codes),), generator=generator).to(latents.device)
-        self.vectors[codes] = self.sums[codes] = latents[drawn]
-        self.counts[codes] = 1.0
-
-    def _gather(self, latents: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.bincount(ids, minlength=len(self.counts)).float()
-        return counts, torch.zeros_like(self.sums).index_add_(0, ids, latents)
-
-    def _move(self, counts: Tensor, sums: Tensor, decay: float) -> None:
-        self.counts.lerp_(counts, 1 - decay)
-        self.sums.lerp_(sums, 1 - decay)
-        used = self.counts > 1e-3
-        self.vectors[used] = self.sums[used] / self.counts[used, None]
-
-
-def nearest(latents: Tensor, vectors: Tensor) -> Tensor:
-    """Latents (M, D), codes (K, D) -> (M,) ids by Euclidean distance."""
-    norms = vectors.square().sum(1)
-    return torch.cat([torch.addmm(norms, part, vectors.T, alpha=-2).argmin(1) for part in latents.split(16384)])
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Share of the peak at a step: linear warm-up, cosine to 0.01."""
-    warm_up = max(1, round(WARM_UP * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
-
-
 def decibels(squared_error: float) -> float:
-    """Peak signal-to-noise ratio of values in [-1, 1] with this mean squared error."""
+    """Convert the mean squared error of values in [-1, 1] to a peak signal-to-noise ratio (PSNR)."""
     return 10 * math.log10(4 / max(squared_error, 1e-12))
 
 
 @torch.no_grad()
 def _start(model: VQModel, pixels: Tensor, generator: torch.Generator) -> CodeBook:
-    """Network as principal components, code book as k-means of what it then encodes."""
+    """Start the network as principal components, and the code book as k-means of the latents that it then gives."""
     chosen = torch.randperm(len(pixels), generator=generator)[:PICTURES_TO_START]
-    patches = F.pixel_unshuffle(to_unit(pixels[chosen]), PATCH)
-    start_as_components(model, _vectors(patches))
+    patches = to_patches(to_unit(pixels[chosen]), PATCH)
+    start_as_components(model, to_vectors(patches))
     book = CodeBook(model.quantize.embedding.weight)
-    latents = torch.cat([_vectors(model.encode(part).latents) for part in patches.split(200)])
+    latents = torch.cat([to_vectors(model.encode(part).latents) for part in patches.split(200)])
     book.start(latents, BATCH_SIZE * len(latents) // len(patches), generator)
     return book
 
@@ -227,7 +182,7 @@ def start_as_components(model: VQModel, patches: Tensor) -> None:
 
 
 def _make_linear(half: Any, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> None:
-    """`outer @ (inner @ x + inner_bias) + outer_bias` through norm and SiLU, as silu(a) - silu(-a) = a.
+    """Set `outer @ (inner @ x + inner_bias) + outer_bias` through norm and SiLU, as silu(a) - silu(-a) = a.
 
     Two constant channels, +-CARRIER, dominate the group's variance, so that the norm is nearly a fixed scale.
     """
@@ -243,13 +198,8 @@ def _make_linear(half: Any, inner: Tensor, inner_bias: Tensor, outer: Tensor, ou
     out.bias.copy_(outer_bias)
 
 
-def _vectors(maps: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B * h * w, D)."""
-    return maps.movedim(1, -1).flatten(0, -2)
-
-
 def _batch(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """B random pictures, each mirrored with probability one half -> (B, 3, S, S) in [-1, 1]."""
+    """Draw B pictures, each mirrored with probability one half: -> (B, 3, S, S) in [-1, 1]."""
     rows = torch.randint(len(pixels), (BATCH_SIZE,), generator=generator)
     flipped = torch.rand(BATCH_SIZE, generator=generator) < 0.5
     batch = to_unit(pixels[rows])

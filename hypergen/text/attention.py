@@ -1,6 +1,6 @@
-"""`hypergen.attention` as an attention implementation of transformers, for training; everything else is its "sdpa".
+"""Register `kernels.causal_attention` with transformers, for training; everything else remains its "sdpa".
 
-Does not know: which models use it (`model.TextModel` sets it where "sdpa" was set), training.
+`model.TextModel` selects it for every model that would run "sdpa".
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hypergen.attention import causal_attention, is_faster
+from hypergen.kernels.causal_attention import causal_attention, is_faster
 
 NAME = "hypergen"
 
 
-def use(causal: PreTrainedModel) -> None:
-    """Set it, unless the model runs another implementation than "sdpa"."""
+def use_causal_attention(causal: PreTrainedModel) -> None:
+    """Select it, unless the model runs another implementation than "sdpa"."""
     if causal.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attend)
+        AttentionInterface.register(NAME, attention_forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         causal.set_attn_implementation(NAME)
 
 
-def attend(
+def attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -34,9 +34,9 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The signature of transformers: (B, H, T, E), twice (B, G, L, E) -> (B, T, H, E)."""
-    asked = others.get("is_causal")
-    is_causal = getattr(module, "is_causal", True) if asked is None else asked
+    """Compute attention under the signature of transformers: (B, H, T, E), twice (B, G, L, E) -> (B, T, H, E)."""
+    given = others.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if given is None else given
     is_plain = attention_mask is None and others.get("position_bias") is None and not others.get("dropout")
     if is_causal and is_plain and query.shape[2:] == key.shape[2:] == value.shape[2:] and is_faster(query):
         scale = query.shape[3] ** -0.5 if scaling is None else scaling

@@ -1,16 +1,23 @@
-"""Every default of the text adapter. Imports only the standard library and the core's checks."""
+"""Declare the options of the text adapter, and how the core recognizes its sources and models.
+
+Imports only the standard library and the core's checks, so that help texts and the registry stay light.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypergen.config import require_at_least, require_text
 from hypergen.errors import InputError
 
+PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
+SOURCES = "a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options that only text has."""
+    """Hold the options that only text has."""
 
     sequence_length: int | None = None
     """Tokens in one training sequence; the base's card says, else 256 (as in the paper)."""
@@ -24,11 +31,22 @@ class Settings:
     offload: bool = False
     """Blocks that are not trained stay in their safetensors files and are read when they run, one at a time: for models
     larger than memory whose last layers are trained. A completion reads the model once a token."""
+    resident_blocks: int = 0
+    """With --offload, last blocks that stay in memory; a fit raises it to the blocks that it trains."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "sequence_length", 2)
         require_at_least(self, "prompt_length", 1)
         require_at_least(self, "hub_rows", 1)
+        require_at_least(self, "resident_blocks", 0)
         require_text(self, "text_field")
         if not isinstance(self.offload, bool):
             raise InputError(f"--offload {self.offload!r}: must be true or false")
+
+
+def recognizes(config: dict[str, Any]) -> bool:
+    """Accept the content of any `config.json`: transformers may have a language model of its type.
+
+    The registry asks the other modalities first; `checkpoint.read_config` refuses what is no language model.
+    """
+    return True

@@ -1,10 +1,9 @@
-"""Frozen blocks whose weights stay in their safetensors files: read when they run, one block in memory at a time.
+"""Leave the weights of frozen blocks in their safetensors files, and read them when they run, one block at a time.
 
 transformers says which weight lies where (names in a file and in a model differ; experts, which it merges, it writes
 into a temporary folder first), and accelerate's hook stands in front of a block. The block that ran last stays until
-another one runs, so whoever sends all sequences through one block before the next reads each block once.
+another one runs, so a caller that sends all sequences through one block before the next reads each block once.
 Weights are fp32 in memory whatever the files hold, as without this, so every number is the same.
-Does not know: texts, training, which sequences run.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hypergen.errors import InputError
-from hypergen.text.anatomy import find_blocks
+from hypergen.text.introspection import find_blocks
 
 
 @contextmanager
 def placement(name: str, config: PreTrainedConfig, num_resident: int | None) -> Iterator[dict[str, Any]]:
-    """What `from_pretrained` needs to leave all but the last `num_resident` blocks of the model `name` in their files.
+    """Yield arguments of `from_pretrained` that leave all but the last `num_resident` blocks in their files.
 
-    None: nothing. The folder, for weights that transformers must write anew, goes when the loading fails.
+    They are empty where `num_resident` is None. The folder, for weights that transformers must write anew, is removed
+    when the loading fails.
 
     Raises:
         InputError: the architecture has no list of blocks, or none would be left there.
@@ -66,68 +66,72 @@ def _device_map(name: str, config: PreTrainedConfig, num_resident: int) -> dict[
     count = len(list(skeleton.get_submodule(blocks).children()))
     if num_resident >= count:
         left = f"leaves none of the {count} blocks of {name} in files"
-        raise InputError(f"--offload: --last-layers {num_resident} {left}")
+        raise InputError(f"--offload: --last-layers or --resident-blocks {num_resident} {left}")
     places = {f"{blocks}.{number}": "disk" if number < count - num_resident else "cpu" for number in range(count)}
     outside = [name for name in skeleton.state_dict() if not name.startswith(f"{blocks}.")]
     return dict.fromkeys(outside, "cpu") | places  # every block by name: the name of block 1 begins that of block 10
 
 
-def read_when_run(causal: PreTrainedModel, name: str, folder: str) -> None:
+def install_hooks(causal: PreTrainedModel, name: str, folder: str) -> None:
     """Replace accelerate's hooks of single layers, which read for each batch, by one of each block.
 
     Args:
-        name: where the model comes from, for messages.
-        folder: the one of `placement`; it goes when the model does.
+        causal: the model, loaded with the arguments from `placement`.
+        name: where it comes from, for messages.
+        folder: the one of `placement`; it is removed together with the model.
     """
     weakref.finalize(causal, shutil.rmtree, folder, ignore_errors=True)
     weights = _weights(causal)
     remove_hook_from_submodules(causal)
-    place = find_blocks(causal)
-    slot: list[_FromFiles] = []
-    for number, block in causal.get_submodule(place or "").named_children():
-        if any(parameter.is_meta for parameter in block.parameters()):
-            add_hook_to_module(block, _FromFiles(name, block, PrefixedDataset(weights, f"{place}.{number}."), slot))
+    blocks = find_blocks(causal)
+    assert blocks is not None  # `placement` requires it
+    loaded: list[_ReadBlock] = []
+    for number, block in causal.get_submodule(blocks).named_children():
+        if is_offloaded(block):
+            add_hook_to_module(block, _ReadBlock(name, block, PrefixedDataset(weights, f"{blocks}.{number}."), loaded))
 
 
 def _weights(causal: PreTrainedModel) -> Mapping[str, Tensor]:
-    """Name -> weight, read when asked for: what transformers found out while it loaded."""
+    """Take over the mapping from names to weights in files that transformers made while it loaded."""
     hooks: Iterator[Any] = (getattr(module, "_hf_hook", None) for module in causal.modules())
     return next(hook.weights_map.dataset for hook in hooks if getattr(hook, "offload", False))
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Whether weights of it are in files at the moment."""
+    """Tell whether weights of it are in files at the moment."""
     return any(parameter.is_meta for parameter in module.parameters())
 
 
 def largest_block(causal: PreTrainedModel) -> int:
-    """Bytes."""
+    """Compute the bytes of the largest block in files."""
     hooks = (getattr(module, "_hf_hook", None) for module in causal.modules())
-    blocks = [hook.empty.values() for hook in hooks if isinstance(hook, _FromFiles)]
+    blocks = [hook.empty.values() for hook in hooks if isinstance(hook, _ReadBlock)]
     return max(sum(parameter.nbytes for parameter in block) for block in blocks)
 
 
 @final
-class _FromFiles(ModelHook):
-    """Reads the weights of its block before the block runs, and first lets go of those in the slot."""
+class _ReadBlock(ModelHook):
+    """Read the weights of a block before it runs, after those of the block that ran last are freed."""
 
-    def __init__(self, name: str, block: nn.Module, weights: Mapping[str, Tensor], slot: list[_FromFiles]):
-        self.name, self.block, self.slot = name, block, slot
+    def __init__(self, name: str, block: nn.Module, weights: Mapping[str, Tensor], loaded: list[_ReadBlock]):
+        self.name, self.block = name, block
+        self.loaded = loaded  # the hook, at most one, whose block is in memory; all hooks of a model share the list
         self.weights_map = weights  # by names inside the block; save_pretrained looks for it here
         self.empty = dict(block.named_parameters())
         self.is_checked = False
 
     def pre_forward(self, module: nn.Module, *args: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self not in self.slot:
-            for other in self.slot:
+        """Bring the block's weights into memory."""
+        if self not in self.loaded:
+            for other in self.loaded:
                 other.block.load_state_dict(other.empty, strict=False, assign=True)
-            self.slot.clear()
+            self.loaded.clear()
             hidden = args[0] if args else named["hidden_states"]
             with torch.inference_mode(False):  # they may stay until a training runs the block
                 weights = {name: self._read(name).to(hidden.device) for name in self.empty}
             self.is_checked = True
             self.block.load_state_dict(weights, strict=False, assign=True)
-            self.slot.append(self)
+            self.loaded.append(self)
         return args, named
 
     def _read(self, name: str) -> Tensor:

@@ -18,8 +18,13 @@ import rich.table  # noqa: F401 (imported here, once, because a case may need it
 import torch
 import torch._dynamo
 
-from hypergen import api, checkpoints, cli, comparison, generation, hyperfit, output, record, registry, run  # noqa: F401
+from hypergen import api, registry
+from hypergen.cli import main as cli
+from hypergen.evaluation import comparison
 from hypergen.image import vq_training
+from hypergen.runtime import devices
+from hypergen.storage import run_folder
+from hypergen.training import checkpoints, loop
 from tests.faults.inject import Fault, install
 from tests.toy.model import ToyModel
 
@@ -27,10 +32,10 @@ REAL_OPEN = open  # for what is no part of the run
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.child"])
 PLACES = {
-    "train": (hyperfit, "backward"),
-    "build": (ToyModel, "boundary"),
+    "train": (loop, "backward"),
+    "build": (ToyModel, "hidden_before"),
     "compare": (comparison.Comparison, "add"),
-    "decode": (ToyModel, "step"),
+    "decode": (ToyModel, "decode_step"),
     "checkpoint": (checkpoints.Checkpoints, "save"),
     "publish": (api, "write_run"),
     "codec": (vq_training, "decibels"),
@@ -93,8 +98,8 @@ def _run(case: Case, log: str) -> None:
     torch.set_num_threads(case.threads)
     registry.MODALITIES["toy"] = "tests.toy"
     if case.torch_version:
-        real = record.machine
-        api.machine = lambda device: real(device) | {"torch": case.torch_version}
+        real = devices.describe_machine
+        api.describe_machine = lambda device: real(device) | {"torch": case.torch_version}
     if case.final_state:
         _keep_final_state(case.final_state)
     if case.place:
@@ -127,7 +132,7 @@ def join_by_mpi(rank: int, count: int, port: int) -> None:
 
 
 def _keep_final_state(path: str) -> None:
-    real = run.finish
+    real = run_folder.finish
 
     def finish(folder: Path, write: Any) -> None:
         newest = max((folder / "checkpoints").glob("step-*"), key=lambda step: int(step.name[5:]))
@@ -135,7 +140,7 @@ def _keep_final_state(path: str) -> None:
             target.write(source.read())
         real(folder, write)
 
-    run.finish = finish
+    run_folder.finish = finish
 
 
 def _signal_at(owner: Any, name: str, call: int, signals: Sequence[int]) -> None:
@@ -143,7 +148,7 @@ def _signal_at(owner: Any, name: str, call: int, signals: Sequence[int]) -> None
 
     def use(*arguments: Any, **options: Any) -> Any:
         result = real(*arguments, **options)
-        if owner is ToyModel and name == "boundary" and (torch.is_grad_enabled() or not arguments[0].training):
+        if owner is ToyModel and name == "hidden_before" and (torch.is_grad_enabled() or not arguments[0].training):
             return result  # of a forward pass, not of the cache
         left[0] -= 1
         if left[0] == 0:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hypergen import disk
+from hypergen.storage import manifest
 from tests.conftest import tree
 from tests.faults.child import Case, execute
 from tests.faults.inject import WRITING, Fault
@@ -57,7 +57,7 @@ class Fits:
     def result(self, name="run"):
         """All that must be equal bit for bit: weights, optimizer state, losses."""
         run = self.folder / name
-        disk.check_manifest(run)
+        manifest.check_manifest(run)
         assert not [path for path in tree(run) if ".tmp-" in path] and not (run / "checkpoints").exists()
         files = (run / "model.safetensors", self.folder / f"{name}.state", run / "metrics.jsonl")
         return [path.read_bytes() for path in files]

@@ -13,10 +13,10 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measu
 MOST_SECONDS, MOST_MEGABYTES = 1, 200
 
 READERS = {
-    "text": "from hypergen.text import files; from hypergen.text.config import Settings\n"
+    "text": "from hypergen.text import sources as files; from hypergen.text.config import Settings\n"
     "call = lambda: files.read(sys.argv[1], Settings(), int(sys.argv[2]))",
-    "image": "from hypergen.image import files\ncall = lambda: list(files.read(sys.argv[1], int(sys.argv[2])))",
-    "config": "from hypergen.arguments import with_config\ncall = lambda: with_config(['--config', sys.argv[1]])",
+    "image": "from hypergen.image.sources import read\ncall = lambda: list(read(sys.argv[1], int(sys.argv[2])))",
+    "config": "from hypergen.cli.arguments import with_config\ncall = lambda: with_config(['--config', sys.argv[1]])",
     "record": "from pathlib import Path; from hypergen.registry import identify\n"
     "call = lambda: identify(Path(sys.argv[1]).parent)",
 }

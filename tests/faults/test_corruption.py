@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hypergen import disk
-from hypergen.checkpoints import Checkpoints
 from hypergen.errors import CheckpointError
-from hypergen.signals import SignalWatch
+from hypergen.runtime.signals import SignalWatch
+from hypergen.storage import manifest as manifests
+from hypergen.training.checkpoints import Checkpoints
 from tests.faults.conftest import cases, some, spread
 
 FILES = ("manifest.json", "state.json", "state.safetensors")
@@ -51,7 +51,7 @@ def test_c1_one_flipped_bit(number, damaged, whole, draw, capsys):
 def _says_the_same(manifest, folder):
     """Blanks, or an unused key's name."""
     try:
-        disk.check_manifest(folder)
+        manifests.check_manifest(folder)
         return True
     except CheckpointError:
         return False
@@ -122,7 +122,7 @@ def restated(change):
 
 def agree(folder):
     (folder / "manifest.json").unlink()
-    files = disk._manifest(folder)
+    files = manifests.build_manifest(folder)
     (folder / "manifest.json").write_text(json.dumps(files))
 
 

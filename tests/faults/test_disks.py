@@ -9,8 +9,9 @@ import time
 import pytest
 
 import hypergen
-from hypergen import cli, disk
+from hypergen.cli import main as cli
 from hypergen.errors import InputError
+from hypergen.storage import atomic, manifest
 from tests.conftest import tree
 from tests.faults.child import ended, start
 from tests.faults.conftest import MOST_POINTS, SHORT, Fits, cases, some, spread
@@ -20,7 +21,7 @@ KILL = signal.SIGKILL
 
 
 def checkpoints(folder):
-    return [disk.check_manifest(path) for path in (folder / "run" / "checkpoints").glob("step-*")]
+    return [manifest.check_manifest(path) for path in (folder / "run" / "checkpoints").glob("step-*")]
 
 
 @pytest.mark.parametrize("point", spread(MOST_POINTS, 9))
@@ -35,8 +36,8 @@ def test_b1_full_at_a_write(point, points, tmp_path, toy_base, whole_folder):
     assert len(lines) == 1 and re.search(r"/run.*No space left on device; .* [\d,]+ bytes are free", lines[0])
     assert not [path for path in tree(tmp_path) if ".tmp-" in path]
     checkpoints(tmp_path)
-    if (tmp_path / "run" / disk.MANIFEST).is_file():  # full when the name of what is whole was flushed
-        disk.check_manifest(tmp_path / "run")
+    if (tmp_path / "run" / atomic.MANIFEST).is_file():  # full when the name of what is whole was flushed
+        manifest.check_manifest(tmp_path / "run")
     else:
         fits.goes_on(whole_folder(SHORT))
 
@@ -66,7 +67,7 @@ def test_b3_odd_places(place, tmp_path, toy_base, capsys):
     code = cli.main(["fit", "--model", base, *options, "--output", str(tmp_path / place)])
     told = capsys.readouterr().err
     if allowed:
-        assert code == 0 and (tmp_path / place / disk.MANIFEST).is_file()
+        assert code == 0 and (tmp_path / place / atomic.MANIFEST).is_file()
     else:
         assert code == 2 and "Traceback" not in told and tree(tmp_path) == before
         assert str(tmp_path) in told.splitlines()[-1] and "no such base" not in told
@@ -116,9 +117,9 @@ def test_b7_a_reader_sees_a_whole_model_or_none(point, tmp_path, toy_base, whole
     try:
         loaded = hypergen.load(tmp_path / "run", device="cpu")
     except InputError as error:
-        assert "is an unfinished run; wait for it" in str(error) and not (tmp_path / "run" / disk.MANIFEST).is_file()
+        assert "is an unfinished run; wait for it" in str(error) and not (tmp_path / "run" / atomic.MANIFEST).is_file()
     else:
-        disk.check_manifest(tmp_path / "run")
+        manifest.check_manifest(tmp_path / "run")
         assert loaded.tokens().shape == (24, 16) and loaded.records
     finally:
         os.kill(process.pid, signal.SIGCONT)

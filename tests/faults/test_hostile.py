@@ -18,12 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 import hypergen
-from hypergen import cli, report
+from hypergen.cli import main as cli
 from hypergen.errors import InputError
-from hypergen.image import files as pictures
-from hypergen.image import vq
-from hypergen.scrub import scrub
-from hypergen.text import page
+from hypergen.image import sources as pictures
+from hypergen.image import vq_tokenizer
+from hypergen.report.columns import Columns
+from hypergen.report.page import page
+from hypergen.runtime.redaction import redact
+from hypergen.text.comparison_table import comparison_table
 from tests.faults.test_models import changed_config, pickled
 from tests.faults.test_pictures import PNG
 from tests.image import tiny as tiny_image
@@ -322,9 +324,10 @@ def tags(html):
 def whole_page(text):
     """A page with the text in every place where one goes; repeated, so that it is marked as well."""
     words = " ".join([text] * 6)
-    figure = page.comparison_table([text], {text: [words]})
+    figure = comparison_table([text], {text: [words]})
     records = [{"name": text, "values": {"ttr": {"mean": 0.5}, "overlap_mean": {"mean": 1.0}, text: {"mean": 1.0}}}]
-    return report.page(text, records, {text: text}, {text: [(1, 2.0), (2, 1.0)]}, figure)
+    curves = {text: [(1, 2.0), (2, 1.0)]}
+    return page(text, records, Columns.of(), facts={text: text}, curves=curves, figure=figure)
 
 
 @pytest.mark.parametrize("payload", MARKUP)
@@ -355,9 +358,9 @@ CONTROLS = {
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_f_controls_in_generated_text(name, text_base, capsys, monkeypatch):
-    from hypergen.text.modality import TextModality
+    from hypergen.text.adapter import TextModality
 
-    monkeypatch.setattr(TextModality, "assemble", lambda *_: [CONTROLS[name] + "\nsecond \N{ROCKET}"])
+    monkeypatch.setattr(TextModality, "render", lambda *_: [CONTROLS[name] + "\nsecond \N{ROCKET}"])
     common = ["generate", text_base, "--device", "cpu", "--prompt", "a", "--max-new-tokens", "2"]
     assert cli.main(common) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -452,9 +455,9 @@ def test_f_no_secret_in_a_message(flag, text_base, text_data, capsys):
 
 
 def test_f_no_secret_where_rows_are_passed_over(tmp_path, capsys):
-    from hypergen.skipping import skipping
+    from hypergen.data.bad_rows import skip_bad_rows
 
-    with skipping(f"https://user:{PASSWORD}@host/{TOKEN}", 1) as skip:
+    with skip_bad_rows(f"https://user:{PASSWORD}@host/{TOKEN}", 1) as skip:
         skip(InputError(f"{TOKEN}: bad"))
     told = capsys.readouterr().err
     assert TOKEN not in told and PASSWORD not in told and "bad items passed over: 1" in told
@@ -473,16 +476,16 @@ def test_f_no_secret_where_rows_are_passed_over(tmp_path, capsys):
     ],
 )
 def test_f_what_is_scrubbed(text, kept):
-    assert scrub(text) == kept
-    assert scrub({text: [text, 3, (text, None)]}) == {kept: [kept, 3, [kept, None]]}
+    assert redact(text) == kept
+    assert redact({text: [text, 3, (text, None)]}) == {kept: [kept, 3, [kept, None]]}
 
 
 def test_f_a_codec_does_not_say_where_it_was(tmp_path):
     tiny_image.base("vq").save(tmp_path / "secret")
-    vq.VQTokenizer.load(tmp_path / "secret" / "codec").save(tmp_path / "again")
+    vq_tokenizer.VQTokenizer.load(tmp_path / "secret" / "codec").save(tmp_path / "again")
     assert b"secret" not in everything(tmp_path / "again" / "codec").replace(str(tmp_path).encode(), b"")
     assert "_name_or_path" not in (tmp_path / "again" / "codec" / "config.json").read_text()
-    assert vq.VQTokenizer.load(tmp_path / "again" / "codec").num_codes == 12
+    assert vq_tokenizer.VQTokenizer.load(tmp_path / "again" / "codec").num_codes == 12
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 import hypergen
-from hypergen import cli, loaded
+from hypergen import run as loaded
+from hypergen.cli import main as cli
 from hypergen.errors import InputError
-from hypergen.strict_json import parse_object
-from hypergen.text import files as texts
+from hypergen.storage.strict_json import parse_object
+from hypergen.text import sources as texts
 from hypergen.text.config import Settings
 from tests.conftest import FIT
 from tests.faults.measured import LINUX, refusal

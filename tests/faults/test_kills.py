@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from hypergen import disk
+from hypergen.storage import atomic, manifest
 from tests.faults.child import Case, execute
 from tests.faults.conftest import MOST_POINTS, SHORT, STEPS, Fits, cases, some, spread
 from tests.faults.inject import Fault
@@ -15,7 +15,7 @@ KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
 
 def is_finished(folder):
-    return (folder / "run" / disk.MANIFEST).is_file()
+    return (folder / "run" / atomic.MANIFEST).is_file()
 
 
 @pytest.mark.parametrize("number", cases(20))
@@ -48,7 +48,7 @@ def test_a1_a_new_base_of_pictures_killed(where, tmp_path):
     assert pretrain("run", place=where[0], call=where[1], signals=(KILL,)).code == -KILL
     again = pretrain("run", "--resume")
     assert again.code == 0, again.told
-    disk.check_manifest(tmp_path / "run")
+    manifest.check_manifest(tmp_path / "run")
     names = ["model.safetensors", "codec/diffusion_pytorch_model.safetensors", "metrics.jsonl"]
     for name in names:
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -62,13 +62,13 @@ def test_a2_killed_at_a_use_of_the_disk(point, points, tmp_path, toy_base, whole
     fits = Fits(tmp_path, toy_base, SHORT)
     assert fits(fault=Fault("kill", point)).code == -KILL
     if is_finished(tmp_path):
-        disk.check_manifest(tmp_path / "run")
+        manifest.check_manifest(tmp_path / "run")
     else:
         fits.goes_on(whole_folder(SHORT))
 
 
 @pytest.mark.parametrize("number", cases(5, 1))
-def test_a3_killed_while_the_boundary_cache_is_built(number, tmp_path, toy_base, whole_folder):
+def test_a3_killed_while_the_activation_cache_is_built(number, tmp_path, toy_base, whole_folder):
     """Of a run that starts, or of one that goes on."""
     extra = "--last-layers 1"
     fits = Fits(tmp_path, toy_base, extra)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import hypergen
-from hypergen import cli
+from hypergen.cli import main as cli
 from hypergen.errors import InputError
 from tests.conftest import FIT
 from tests.image import tiny as tiny_image
@@ -111,7 +111,7 @@ def test_d5_dropout_and_tied_heads_are_handled(tmp_path):
     model.train()
     ids = torch.arange(8)[None]
     assert torch.equal(model(ids), model(ids))
-    assert torch.allclose(model.head(model.from_boundary(model.boundary(ids, 2), 2)), model(ids), atol=1e-5)
+    assert torch.allclose(model.head(model.forward_from(model.hidden_before(ids, 2), 2)), model(ids), atol=1e-5)
 
 
 BAD_CODECS = {

@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from hypergen import disk, hyperfit
-from hypergen.batches import batch_rows
+from hypergen.storage import atomic
+from hypergen.training import loop as hyperfit
+from hypergen.training.batch_order import batch_rows
 from tests.faults.conftest import Fits, some
 from tests.toy.model import ToyModel
 
@@ -37,7 +38,7 @@ def test_e1_a_gradient_that_is_not_finite_stops_before_the_step(poisoned, fits, 
     rows = batch_rows(0, step, 24, 8).tolist()
     expected = rf"hypergen: step {step}: loss \d+\.\d+, gradient norm (nan|inf), sequences {re.escape(str(rows))}"
     assert outcome.code == 5 and re.search(expected, outcome.told), outcome.told
-    assert not (fits.folder / "run" / disk.MANIFEST).exists()
+    assert not (fits.folder / "run" / atomic.MANIFEST).exists()
     fits.goes_on(whole)  # from a checkpoint of finite weights
 
 
@@ -59,14 +60,14 @@ def shrink(most, first_step):
 
 def accumulate(most, first_step):
     """The same training with parts of `most` sequences from that step on, as if it had been told."""
-    real = hyperfit._accumulate
+    real = hyperfit._accumulate_gradients
 
-    def told(model, features, tokens, rows, batch, state, precision):
+    def told(model, features, rows, batch_size, state):
         if state.step >= first_step:
             state.micro_batch_size = most
-        return real(model, features, tokens, rows, batch, state, precision)
+        return real(model, features, rows, batch_size, state)
 
-    hyperfit._accumulate = told
+    hyperfit._accumulate_gradients = told
 
 
 @pytest.mark.parametrize("step", some([7, 0], lambda place: place == 0))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hypergen.errors import InputError
-from hypergen.image import files as pictures
+from hypergen.image import sources as pictures
 from tests.faults.measured import LINUX, refusal
 from tests.image import tiny as tiny_image
 

@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hypergen import api, cli, disk
+from hypergen import api
+from hypergen.cli import main as cli
+from hypergen.storage import atomic, manifest
 from tests.conftest import FIT, tree
 from tests.faults.child import ended, join_by_mpi, join_processes, start
 from tests.faults.conftest import SHORT, Fits, some
@@ -69,7 +71,7 @@ def test_a_signal_to_one_stops_both(copies, tmp_path, toy_base):
 def other_data(join):
     """Joined, with one item that is not as in the other process."""
     join()
-    api._training = lambda *arguments, real=api._training: real(*arguments).flip(0)
+    api._training_tokens = lambda *arguments, real=api._training_tokens: real(*arguments).flip(0)
 
 
 def test_two_with_different_data_do_not_train(tmp_path, toy_base):
@@ -101,7 +103,7 @@ def test_the_launchers(launcher, tmp_path, text_base, text_data):
         process.terminate()
         told = process.communicate(timeout=SECONDS)[0]
     assert told.count("; --resume continues") == 2, told
-    assert not (tmp_path / "run" / disk.MANIFEST).exists()
+    assert not (tmp_path / "run" / atomic.MANIFEST).exists()
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0 and done.stdout.count("training loss") == 1, done.stderr
     assert cli.main(["fit", *options, "--output", str(tmp_path / "one")]) == 0
@@ -128,7 +130,7 @@ def test_a9_one_of_two_is_killed(death, tmp_path, toy_base):
     assert codes[killed] == -KILL and codes[not killed] not in (0, -KILL) and seconds < SECONDS, outcomes
     assert "another process of this training has ended" in outcomes[not killed].told
     checkpoints = list((tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert [path.name for path in checkpoints] == ["step-3"] and disk.check_manifest(checkpoints[0])
+    assert [path.name for path in checkpoints] == ["step-3"] and manifest.check_manifest(checkpoints[0])
     again, _ = together(fits, {}, {}, resume=True)
     assert [outcome.code for outcome in again] == [0, 0], again
     whole = Fits(tmp_path / "whole", toy_base, "--epochs 3")

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import hypergen
-from hypergen import cli
+from hypergen.cli import main as cli
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig
 from hypergen.errors import InputError
+from hypergen.runtime.dependencies import require_versions
 from hypergen.text.config import Settings
 from tests.faults.measured import LINUX, refusal
 
@@ -62,7 +63,7 @@ BAD_DECODING = {
 
 @pytest.mark.parametrize("arguments", BAD_DECODING)
 def test_d4_bad_decoding(arguments, refused, text_base, monkeypatch):
-    monkeypatch.setattr("hypergen.text.modality.load", None)
+    monkeypatch.setattr("hypergen.text.adapter.load", None)
     assert BAD_DECODING[arguments] in refused("generate", text_base, "--prompt", "a", *arguments.split())
 
 
@@ -132,7 +133,7 @@ def test_d4_a_huge_config_file(reader, name, tmp_path):
 
 
 def test_d4_bf16_on_a_processor_without_it_is_told(monkeypatch, capsys):
-    from hypergen.resolve import pick_device
+    from hypergen.runtime.devices import pick_device
 
     for units, lines in (({"avx2": True}, 1), ({"avx512_bf16": True}, 0), ({"bf16": True}, 0)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
@@ -152,7 +153,8 @@ def test_libraries_that_are_too_old(library, installed):
         "metadata.version = version\nimport sys\n"
     )
     command = (
-        prepare + "from hypergen import cli; code = cli.main(['fit']); assert 'torch' not in sys.modules\nexit(code)"
+        prepare
+        + "from hypergen.cli.main import main; code = main(['fit']); assert 'torch' not in sys.modules\nexit(code)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
@@ -160,4 +162,4 @@ def test_libraries_that_are_too_old(library, installed):
     done = subprocess.run([sys.executable, "-c", prepare + "from hypergen import fit"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"hypergen.errors.InputError: {library} ")
     with contextlib.suppress(InputError):
-        hypergen.versions.require_versions()
+        require_versions()

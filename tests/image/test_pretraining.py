@@ -6,8 +6,8 @@ Alone: pytest tests/image/test_pretraining.py
 import pytest
 
 import hypergen
-from hypergen import hyperfit
 from hypergen.image import vq_training
+from hypergen.training import loop
 from tests.conftest import tree
 from tests.image.tiny import SIZE, pictures
 from tests.test_interruption import interrupt
@@ -35,7 +35,7 @@ def test_it_goes_on_bit_for_bit(pretrain, tmp_path, monkeypatch):
     whole = pretrain("whole")
     for module, name, told in (
         (vq_training, "decibels", "of the picture tokenizer"),
-        (hyperfit, "backward", "after step 3;"),
+        (loop, "backward", "after step 3;"),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, module, name, 15, call=3)

@@ -1,19 +1,18 @@
 """The transformer against transformers' ImageGPT. Alone: pytest tests/image/test_transformer.py"""
 
-import json
+import copy
+import pickle
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
 
-from hypergen import lean
+from hypergen.decoding.loop import generate
 from hypergen.errors import InputError
-from hypergen.generation import generate
-from hypergen.image.checkpoint import load_transformer, save_transformer
-from hypergen.image.transformer import TransformerConfig, new_transformer
+from hypergen.image.checkpoint import load_transformer
+from hypergen.image.transformer import TransformerConfig, new_transformer, pack_weights
+from hypergen.kernels import packed_model
+from tests.image.imagegpt import NUM_CODES, NUM_POSITIONS, reference, started
 
-NUM_CODES, NUM_POSITIONS = 20, 16
 VARIANTS = [
     {},
     {"scale_attn_weights": False},
@@ -21,24 +20,6 @@ VARIANTS = [
     {"n_inner": 40, "layer_norm_epsilon": 1e-3},
     {"reorder_and_upcast_attn": True},
 ]
-
-
-def reference(folder, **changes):
-    """A random ImageGPT of transformers, with weights large enough that every part of it matters, saved."""
-    shape = {"vocab_size": NUM_CODES + 1, "n_positions": NUM_POSITIONS, "n_embd": 32, "n_layer": 3, "n_head": 4}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ImageGPTForCausalImageModeling(ImageGPTConfig(**shape | changes)).eval()
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, mean=1.0 if weight.ndim == 1 else 0.0, std=0.2)
-    model.save_pretrained(folder)
-    return model
-
-
-def started(count, length, seed=0):
-    codes = torch.randint(NUM_CODES, (count, length), generator=torch.Generator().manual_seed(seed))
-    codes[:, 0] = NUM_CODES
-    return codes
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -51,45 +32,16 @@ def test_same_logits_as_transformers(changes, tmp_path):
     torch.testing.assert_close(found, expected[..., :NUM_CODES], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("large_cache", [lean.LARGE_CACHE, 0], ids=["fits", "beyond the processor's caches"])
+@pytest.mark.parametrize("large_cache", [packed_model.LARGE_CACHE, 0], ids=["fits", "beyond the processor's caches"])
 @pytest.mark.parametrize("prompt_length", [1, 5])
 def test_same_greedy_ids_as_transformers(prompt_length, large_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(lean, "LARGE_CACHE", large_cache)
-    monkeypatch.setattr(lean, "RECENT", 3)
+    monkeypatch.setattr(packed_model, "LARGE_CACHE", large_cache)
+    monkeypatch.setattr(packed_model, "RECENT", 3)
     theirs, prompt = reference(tmp_path), started(3, prompt_length)
     new = NUM_POSITIONS + 1 - prompt_length
     options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "use_cache": True, "pad_token_id": 0}
     expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
     assert generate(load_transformer(tmp_path), prompt, new).equal(expected[:, prompt_length:])
-
-
-def test_ours_opens_in_transformers(tmp_path):
-    shape = TransformerConfig(num_codes=NUM_CODES, num_positions=NUM_POSITIONS, width=32, num_layers=2, num_heads=4)
-    ours, tokens = new_transformer(shape, 0), started(2, NUM_POSITIONS)
-    save_transformer(ours, tmp_path)
-    theirs, report = ImageGPTForCausalImageModeling.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values())
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(tokens).logits[..., :NUM_CODES], ours(tokens), rtol=0, atol=1e-4)
-
-
-def test_through_transformers_and_back(tmp_path):
-    reference(tmp_path / "a")
-    first = load_transformer(tmp_path / "a")
-    save_transformer(first, tmp_path / "b")
-    ImageGPTForCausalImageModeling.from_pretrained(tmp_path / "b").save_pretrained(tmp_path / "c")
-    again = load_transformer(tmp_path / "c")
-    assert again.config == first.config
-    assert all(weight.equal(again.state_dict()[name]) for name, weight in first.state_dict().items())
-
-
-def test_masks_of_old_checkpoints_are_passed_over(tmp_path):
-    reference(tmp_path)
-    path = tmp_path / "model.safetensors"
-    mask = torch.ones(1, 1, NUM_POSITIONS, NUM_POSITIONS, dtype=torch.bool)
-    expected = load_transformer(tmp_path).state_dict()
-    save_file(load_file(path) | {"transformer.h.0.attn.bias": mask}, path, metadata={"format": "pt"})
-    assert load_transformer(tmp_path).state_dict().keys() == expected.keys()
 
 
 def test_fresh_weights_depend_on_the_seed_alone():
@@ -107,33 +59,48 @@ def test_too_long_a_sequence():
         new_transformer(shape, 0)(torch.zeros(1, 10, dtype=torch.long))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("model_type", "gpt2"), ("activation_function", "relu"), ("tie_word_embeddings", True), ("n_head", 5),
-     ("n_embd", "32"), ("vocab_size", 1), ("n_layer", 0), ("layer_norm_epsilon", -1), ("scale_attn_weights", 1)],
-)  # fmt: skip
-def test_unsupported_configuration_is_named(key, value, tmp_path):
-    reference(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(InputError, match=key) as error:
-        load_transformer(tmp_path)
-    assert "\n" not in str(error.value)
+def small(seed=0):
+    shape = TransformerConfig(num_codes=8, num_positions=9, width=8, num_layers=2, num_heads=2)
+    return new_transformer(shape, seed).eval()
 
 
-@pytest.mark.parametrize("case", ["missing", "unexpected", "shape", "nan"])
-def test_wrong_weights_are_named(case, tmp_path):
-    reference(tmp_path)
-    path = tmp_path / "model.safetensors"
-    weights, name = load_file(path), "transformer.h.1.mlp.c_fc.bias"
-    if case == "missing":
-        del weights[name]
-    elif case == "unexpected":
-        name = "extra.weight"
-        weights[name] = torch.ones(2)
-    else:
-        weights[name] = torch.ones(3) if case == "shape" else weights[name] * torch.nan
-    save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=name) as error:
-        load_transformer(tmp_path)
-    assert "\n" not in str(error.value)
+def test_the_start_token_has_an_embedding_and_no_logit():
+    model = small()
+    assert (model.start_token, model.num_tokens, model.context_length) == (8, 9, 10)
+    assert model(torch.full((1, 1), model.start_token)).shape == (1, 1, 8)
+
+
+def test_decoding_sees_weights_that_changed():
+    """A packed copy of the weights must not outlive a step of training, or a change in place."""
+    model, prompt = small(), torch.tensor([[8, 1]])
+    before, _ = model.prefill(prompt, 2)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    torch.testing.assert_close(model.prefill(prompt, 2)[0], 2 * before)
+
+
+def test_a_copy_and_a_pickle_decode_alike():
+    model, prompt = small(), torch.tensor([[8, 1, 2]])
+    logits, _ = model.prefill(prompt, 2)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert again.prefill(prompt, 2)[0].equal(logits)
+
+
+def test_prompts_cannot_be_padded_and_pictures_end():
+    model = small()
+    with pytest.raises(InputError, match="prompts cannot be padded"):
+        model.prefill(torch.zeros(2, 3, dtype=torch.long), 2, torch.tensor([0, 1]))
+    _, kv_cache = model.prefill(torch.zeros(1, 9, dtype=torch.long), 5)
+    with pytest.raises(InputError, match="10 tokens: the model reads at most 9"):
+        model.decode_step(torch.tensor([1]), kv_cache)
+
+
+def test_activations_wait_in_one_place():
+    assert list(small().cache_stages(1)) == [1]
+
+
+def test_packed_weights_give_the_module_s_logits():
+    model, tokens = small(3), torch.tensor([[8, 1, 2, 3], [8, 7, 0, 7]])
+    with torch.no_grad():
+        found, _ = pack_weights(model).prefill(tokens, 9)
+        torch.testing.assert_close(found, model(tokens)[:, -1], rtol=1e-5, atol=1e-5)

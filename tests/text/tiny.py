@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
+from tokenizers import processors
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -13,10 +15,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hypergen.text import codec
+from hypergen.text import adapter
+from hypergen.text.adapter import TextModality
 from hypergen.text.config import Settings
-from hypergen.text.modality import TextModality
 from hypergen.text.model import TextModel
+from hypergen.text.tokenizer import train_tokenizer
 
 NUM_TOKENS = 300
 CONTEXT = 64
@@ -69,8 +72,48 @@ def causal(kind: str, seed: int = 0, **changes: object) -> PreTrainedModel:
 
 @cache
 def tokenizer() -> PreTrainedTokenizerBase:
-    return codec.train_tokenizer(TEXTS, NUM_TOKENS)
+    return train_tokenizer(TEXTS, NUM_TOKENS)
 
 
 def modality(kind: str = "llama", settings: Settings = SETTINGS, **changes: object) -> TextModality:
     return TextModality(TextModel(causal(kind, **changes)), tokenizer(), settings)
+
+
+def with_begin_token() -> TextModality:
+    """As Llama's tokenizers do: an id of its own in front of every text."""
+    marked = train_tokenizer(TEXTS, NUM_TOKENS)
+    marked.backend_tokenizer.add_special_tokens(["<s>"])
+    begin = marked.convert_tokens_to_ids("<s>")
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+    )
+    marked.bos_token = "<s>"
+    return TextModality(TextModel(causal("llama", vocab_size=begin + 1)), marked, SETTINGS)
+
+
+def load(source: Path | str, settings: Settings = SETTINGS) -> TextModality:
+    return adapter.load(source=str(source), settings=settings, allow_pickle_weights=False)
+
+
+def tokens(rows: int = 3, length: int = 24) -> torch.Tensor:
+    """Random ids (rows, length), the same each time."""
+    return torch.randint(0, NUM_TOKENS, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def greedy_ids(model: TextModel, prompt: torch.Tensor, count: int) -> list[list[int]]:
+    """Completions of `count` ids a row, decoded with the cache."""
+    logits, kv_cache = model.prefill(prompt, count)
+    ids = [logits.argmax(-1)]
+    for _ in range(count - 1):
+        logits, kv_cache = model.decode_step(ids[-1], kv_cache)
+        ids.append(logits.argmax(-1))
+    return torch.stack(ids, 1).tolist()
+
+
+def transformers_ids(model: PreTrainedModel, prompt: torch.Tensor, count: int) -> list[list[int]]:
+    """The same by `generate` of transformers."""
+    mask = torch.ones_like(prompt)
+    whole = model.generate(
+        input_ids=prompt, attention_mask=mask, max_new_tokens=count, do_sample=False, eos_token_id=None
+    )
+    return whole[:, prompt.shape[1] :].tolist()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+PAPER_RECIPE: dict[str, Any] = {}
+SOURCES = "numbers, or a .jsonl file with one list of numbers a line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,3 +19,8 @@ class Settings:
     """Tokens in one training sequence, start token included."""
     prompt_length: int = 4
     """Tokens of a sequence that are its prompt, start token included."""
+
+
+def recognizes(config: dict[str, Any]) -> bool:
+    """Tell the content of a `config.json` of this modality."""
+    return config.get("model_type") == "toy"

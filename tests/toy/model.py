@@ -7,6 +7,7 @@ Shape letters: B batch, T tokens, P prompt, H heads, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,17 @@ class Block(nn.Module):
 
 
 class ToyModel(nn.Module):
-    takes_padding = False
-    offloaded = False
+    supports_left_padding = False
 
     def __init__(
-        self, *, num_tokens: int, context_length: int, width: int = 32, num_layers: int = 3, num_heads: int = 2, seed=0
+        self,
+        *,
+        num_tokens: int,
+        context_length: int,
+        width: int = 32,
+        num_layers: int = 3,
+        num_heads: int = 2,
+        seed: int = 0,
     ):
         super().__init__()
         self.num_tokens, self.context_length = num_tokens, context_length
@@ -64,11 +71,11 @@ class ToyModel(nn.Module):
             self.output = nn.Linear(width, num_tokens, bias=False)
 
     @property
-    def tail(self) -> list[nn.Module]:
+    def final_modules(self) -> list[nn.Module]:
         return [self.norm, self.output]
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        return self.from_boundary(self.boundary(tokens, 1), 1)
+        return self.forward_from(self.hidden_before(tokens, 1), 1)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.output(hidden)
@@ -76,33 +83,35 @@ class ToyModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.hidden(tokens))
 
-    def start(self, prompt: Tensor, max_new_tokens: int, pads: Tensor | None = None) -> tuple[Tensor, State]:
+    def prefill(
+        self, prompt: Tensor, max_new_tokens: int, num_padding: Tensor | None = None, *, native: bool = False
+    ) -> tuple[Tensor, State]:
         return self._extend(prompt, None)
 
-    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._extend(token[:, None], state)
+    def decode_step(self, token: Tensor, kv_cache: State) -> tuple[Tensor, State]:
+        return self._extend(token[:, None], kv_cache)
 
-    def use_native(self, wanted: bool) -> None:
-        """It has no native code."""
+    def select_rows(self, kv_cache: State, rows: Tensor) -> State:
+        return State(tuple((key[rows], value[rows]) for key, value in kv_cache.caches))
 
-    def select(self, state: State, rows: Tensor) -> State:
-        return State(tuple((key[rows], value[rows]) for key, value in state.caches))
-
-    def boundary(self, tokens: Tensor, num_last: int) -> Tensor:
+    def hidden_before(self, tokens: Tensor, num_last: int) -> Tensor:
         hidden = self._embed(tokens, 0)
         for block in self.blocks[: len(self.blocks) - num_last]:
             hidden = block(hidden)
         return hidden
 
-    def from_boundary(self, hidden: Tensor, num_last: int, stop: int = 0) -> Tensor:
-        for block in self.blocks[len(self.blocks) - num_last : len(self.blocks) - stop]:
+    def forward_from(self, hidden: Tensor, num_last: int, until: int = 0) -> Tensor:
+        for block in self.blocks[len(self.blocks) - num_last : len(self.blocks) - until]:
             hidden = block(hidden)
-        return hidden if stop else self.norm(hidden)
+        return hidden if until else self.norm(hidden)
+
+    def cache_stages(self, num_last: int) -> tuple[int, ...]:
+        return (num_last,)
 
     def _extend(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
         hidden, caches = self._embed(tokens, state.length if state else 0), []
         for index, block in enumerate(self.blocks):
-            hidden, cache = block.extend(hidden, state.caches[index] if state else None)
+            hidden, cache = cast(Block, block).extend(hidden, state.caches[index] if state else None)
             caches.append(cache)
         return self.head(self.norm(hidden[:, -1])), State(tuple(caches))
 

@@ -1,0 +1,62 @@
+"""Run `hypergen evaluate`: compare, print the table, write records and figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hypergen import api, registry
+from hypergen.config import EvaluateConfig
+from hypergen.evaluation import baselines
+from hypergen.evaluation.comparison import Comparison
+from hypergen.options import refuse_empty
+from hypergen.report.columns import Columns
+from hypergen.report.markdown import markdown
+from hypergen.report.page import page
+from hypergen.report.terminal import terminal
+from hypergen.report.verdicts import verdicts
+from hypergen.runtime.console import sanitize
+from hypergen.storage.atomic import publish
+from hypergen.storage.file_names import RECORDS_JSON, RECORDS_MARKDOWN, REPORT
+from hypergen.storage.manifest import check_manifest
+from hypergen.storage.run_folder import check_output
+
+
+def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bool, as_json: bool) -> None:
+    """Compare; print the table, and write records and figure into `output`."""
+    refuse_empty(config)
+    folder = Path(output) if output else None
+    if folder is not None:
+        check_output(folder, resume=False)
+    if verify:
+        check_manifest(Path(run))
+    compared = api.evaluate(run, config)
+    columns = Columns.of(registry.adapter(compared.modality.name).METRICS)
+    if as_json:
+        print(json.dumps(compared.records))
+    else:
+        terminal(compared.records, columns, columns.brief(compared.records))
+        for sentence in sentences(compared, columns):
+            print(sentence)
+    if folder is not None:
+        publish(folder, lambda temporary: write_comparison(temporary, compared, columns))
+        if not as_json:
+            print(f"wrote {sanitize(str(folder))}")
+
+
+def write_comparison(folder: Path, compared: Comparison, columns: Columns) -> None:
+    """Write `records.json`, `records.md` (with verdicts and notes), the figure and a page."""
+    (folder / RECORDS_JSON).write_text(json.dumps(compared.records, indent=1))
+    below = "".join(f"- {line}\n" for line in sentences(compared, columns))
+    (folder / RECORDS_MARKDOWN).write_text(f"{markdown(compared.records, columns)}\n{below}", encoding="utf-8")
+    figure = compared.figure(baselines.SHOWN)
+    figure.save(folder)
+    facts = {"compared": compared.sizes} | {columns.head(name): note for name, note in compared.notes.items()}
+    shown = page("hypergen: comparison", compared.records, columns, facts=facts, curves={}, figure=figure.html())
+    (folder / REPORT).write_text(shown, encoding="utf-8")
+
+
+def sentences(compared: Comparison, columns: Columns) -> list[str]:
+    """Say what the intervals show, and what the numbers rest on: sizes, signatures, features, and what is missing."""
+    notes = (f"{columns.head(name)}: {note}" for name, note in compared.notes.items())
+    return [*verdicts(compared.records, columns), compared.sizes, *notes]

@@ -1,0 +1,69 @@
+"""Load data sets of the Hugging Face hub, and tell an offline machine so at once, without retries.
+
+The library `datasets` is optional and slow to import, so it is imported where a data set is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+from hypergen.errors import InputError
+from hypergen.runtime.console import first_line
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+SECONDS_TO_WAIT = 5.0
+TRUE_WORDS = {"1", "on", "yes", "true"}
+
+
+def is_told_offline() -> bool:
+    """Tell whether the user forbids the hub (HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE_WORDS
+
+
+def is_offline() -> bool:
+    """Tell whether the hub is forbidden or its host does not answer; a proxy is taken to work."""
+    if is_told_offline():
+        return True
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=SECONDS_TO_WAIT).close()
+    except OSError:
+        return True
+    return False
+
+
+def load_hub_rows(source: str, *, limit: int | None = None) -> Any:
+    """Load the rows of `hub:ID[:SPLIT]`, by default of the split `train`.
+
+    Args:
+        source: the whole source, for messages as well.
+        limit: stream this many rows at most, so that no more than those is downloaded; None downloads all.
+
+    Returns:
+        A list of rows where there is a limit, else a `datasets.Dataset`.
+
+    Raises:
+        InputError: `datasets` is not installed, there is no such data set, or it cannot be reached or read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"{source}: needs the package datasets (pip install 'datasets>=4')") from error
+    name, _, split = source.removeprefix("hub:").partition(":")
+    if not HUB_ID.fullmatch(name):  # a path would be read from this machine
+        raise InputError(f"{source}: has no data set id; it is written hub:ID or hub:ID:SPLIT")
+    if is_offline():
+        raise InputError(f"{source}: the hub cannot be reached from here")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train", streaming=limit is not None)
+        return rows if limit is None else list(islice(rows, limit))
+    except Exception as error:  # whatever network, hub and parsers raise; the user can only read it
+        raise InputError(f"{source}: cannot be loaded ({first_line(error)})") from error

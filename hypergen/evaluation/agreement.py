@@ -1,0 +1,146 @@
+"""Compare the choices of two models: top-1 agreement, ranks in the base, overridden choices, agreement with bf16.
+
+The two models need not be in memory together: each is asked alone for small tensors of ids or ranks, which are compared
+afterwards. A rank is 1 for the most likely token; of tokens equally likely the lower id comes first, as in an argmax.
+Source of the metrics: arXiv 2605.22579 (top-1 agreement, rank reordering).
+Does not know what a token means.
+
+Shape letters: N sequences, B completions, T tokens, P prompt, S completion, C positions of one chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hypergen.decoding.loop import bf16_copy, trim
+from hypergen.errors import InputError
+from hypergen.evaluation.predictions import per_position
+from hypergen.modality import Predictor
+from hypergen.runtime.progress import Advance
+
+DEEP = 10  # an override is deep when the base ranked the chosen token below this (arXiv 2605.22579)
+
+
+def top_tokens(model: Predictor, tokens: Tensor, *, batch_size: int = 8, advance: Advance | None = None) -> Tensor:
+    """Find the most likely ids: (N, T) ids -> (N, T - 1), the argmax at each of tokens 1 to T - 1, on the CPU.
+
+    Raises:
+        InputError: as `predictions.per_position`.
+    """
+
+    def top(logits: Tensor, _: Tensor) -> dict[str, Tensor]:
+        return {"top": logits.argmax(-1)}
+
+    return per_position(model, tokens, top, batch_size=batch_size, advance=advance)["top"]
+
+
+def ranks(
+    model: Predictor, tokens: Tensor, ids: Tensor, *, batch_size: int = 8, advance: Advance | None = None
+) -> Tensor:
+    """Rank `ids[n, t]` in the model's prediction after `tokens[n, : t + 1]`: (N, T - 1) from 1 to V, on the CPU.
+
+    Args:
+        model: whose prediction ranks.
+        tokens: (N, T) ids, the true past of each prediction.
+        ids: (N, T - 1), such as `top_tokens` of another model, or `tokens[:, 1:]`.
+        batch_size: sequences computed together.
+        advance: as in `predictions.per_position`.
+
+    Raises:
+        InputError: `ids` has another shape, or as `predictions.per_position`.
+    """
+    if ids.shape != tokens[:, 1:].shape:
+        raise InputError(f"ids of shape {tuple(ids.shape)}: must be {tuple(tokens[:, 1:].shape)}, one a prediction")
+    return per_position(model, tokens, _rank, ids=ids, batch_size=batch_size, advance=advance)["rank"]
+
+
+def choice_ranks(
+    model: Predictor,
+    prompts: Tensor,
+    completions: Tensor,
+    end_token: int | None = None,
+    *,
+    batch_size: int = 8,
+    advance: Advance | None = None,
+) -> list[Tensor]:
+    """Rank each token of a completion in the model's prediction, given the prompt and the completion so far.
+
+    Args:
+        model: the base, where the completions are another model's.
+        prompts: (B, P), start token included.
+        completions: (B, S).
+        end_token: the id after which completions are padding, where they stopped there; neither counts.
+        batch_size: completions computed together.
+        advance: as in `predictions.per_position`.
+
+    Returns:
+        B tensors (S,), shorter where a completion ended earlier.
+    """
+    tokens = torch.cat([prompts.cpu(), completions.cpu()], 1)
+    found = ranks(model, tokens, tokens[:, 1:], batch_size=batch_size, advance=advance)[:, prompts.shape[1] - 1 :]
+    return [row[: len(kept)] for row, kept in zip(found, trim(completions.cpu(), end_token), strict=True)]
+
+
+def agreement_values(top: Tensor, base_top: Tensor) -> dict[str, Tensor]:
+    """Compute top-1 agreement from `top_tokens` of two models on the same sequences -> `agreement` (N,).
+
+    The share (0 to 1) of positions where the two ids are equal.
+    Source: arXiv 2605.22579 (.57 for TinyLlama); arXiv 2412.04318, section 6.1 (between two runs).
+
+    Raises:
+        InputError: they are of different shapes.
+    """
+    if top.shape != base_top.shape:
+        raise InputError(f"most likely tokens of shapes {tuple(top.shape)} and {tuple(base_top.shape)}: must be equal")
+    return {"agreement": (top == base_top).double().mean(1)}
+
+
+def rank_shift_values(base_ranks: Tensor) -> dict[str, Tensor]:
+    """Average `ranks(base, held_out, top_tokens(model, held_out))` over positions -> `rank_shift` (N,).
+
+    1 (the base's own choices) to V. A few tokens from far down the list dominate this mean.
+    Source: arXiv 2605.22579, rank reordering.
+    """
+    return {"rank_shift": base_ranks.double().mean(1)}
+
+
+def override_values(base_ranks: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
+    """Compute override shares from `choice_ranks(base, ...)` of a model's greedy completions -> name -> (B,).
+
+    `override`: share (0 to 1) of a completion's tokens that are not the base's most likely; nan where it has none.
+    `override_deep`: share of those that the base ranks below 10; nan where nothing is overridden.
+    Source: arXiv 2605.22579 (39.1 % and 12.9 % for TinyLlama).
+    """
+    overridden = [row[row > 1] for row in base_ranks]
+    return {
+        "override": _shares([(len(part), len(row)) for part, row in zip(overridden, base_ranks, strict=True)]),
+        "override_deep": _shares([(int((part > DEEP).sum()), len(part)) for part in overridden]),
+    }
+
+
+def bf16_agreement(model: Predictor, sequences: Sequence[Tensor]) -> tuple[float, int]:
+    """Compare a model with its bf16 copy: top-1 agreement after the tokens of sequences (T,), and positions compared.
+
+    Tells a user of `--precision bf16` how often full precision would have chosen otherwise.
+    """
+    copied, num_equal, num_positions = bf16_copy(model), 0, 0
+    for sequence in sequences:
+        full, rounded = (top_tokens(either, sequence[None]) for either in (model, copied))
+        num_equal += int((full == rounded).sum())
+        num_positions += full.numel()
+    return num_equal / max(1, num_positions), num_positions
+
+
+def _rank(logits: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """Rank ids (C,) in logits (C, V): 1 for the most likely."""
+    own = logits.gather(1, ids[:, None])
+    lower_id = torch.arange(logits.shape[1], device=ids.device) < ids[:, None]
+    return {"rank": 1 + ((logits > own) | ((logits == own) & lower_id)).sum(1)}
+
+
+def _shares(counts: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor([part / whole if whole else math.nan for part, whole in counts], dtype=torch.float64)

@@ -1,0 +1,117 @@
+"""Define the baselines of a run: decoding strategies and logit controls applied to the unmodified base.
+
+Each is a model and a way of decoding. The controls that need both models, entropy-matched temperature and static bias,
+are computed when first asked for. Rows that need a training of their own (early-stopped, last layers, real data) are
+those of `benchmarks/cross_domain.py`.
+Does not know what a token means, nor how completions are measured (`comparison`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from hypergen.config import DecodingConfig, StrategyName
+from hypergen.evaluation.calibration import Adjusted, log_probability_change, matching_temperature
+from hypergen.evaluation.comparison import ComparedModel, Comparison
+from hypergen.evaluation.predictions import prediction_values
+from hypergen.modality import TokenModel
+
+GREEDY = DecodingConfig(stop_at_end=False)
+CITATION_LENGTH = 5  # arXiv 2412.04318
+REPETITION_PENALTY = 1.2  # arXiv 1909.05858
+
+BASE_GREEDY = "base greedy"
+BASE_TOP_P = "base top-p"
+HYPERFITTED_GREEDY = "hyperfitted greedy"
+ORIGINAL = "original"  # the held-out examples themselves (`Comparison.add_original`)
+SHOWN = (BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY, ORIGINAL)  # rows that a figure shows side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Describe one row of the table."""
+
+    name: str
+    model: str
+    """base, entropy_matched, logit_biased or hyperfitted (`Models`), or another that a caller has."""
+    decoding: DecodingConfig = GREEDY
+    describes: bool = False
+    """Whether the row also says how the model predicts the held-out examples."""
+
+
+def fit_baselines(seed: int) -> tuple[list[Baseline], list[Baseline]]:
+    """List the rows that `fit` decodes before its training, the base's greedy one first, and those after it."""
+    before = [
+        Baseline(name=BASE_GREEDY, model="base", describes=True),
+        Baseline(name=BASE_TOP_P, model="base", decoding=_drawn("top-p", seed)),
+    ]
+    return before, [Baseline(name=HYPERFITTED_GREEDY, model="hyperfitted", describes=True)]
+
+
+def baselines(seed: int) -> list[Baseline]:
+    """List every row that a base and a run allow without further training, those of `fit_baselines` among them."""
+    before, after = fit_baselines(seed)
+    penalized = DecodingConfig(repetition_penalty=REPETITION_PENALTY, stop_at_end=False)
+    blocked = DecodingConfig(block_citations=CITATION_LENGTH, stop_at_end=False)
+    matched = _drawn("temperature", seed)
+    return [
+        *before,
+        Baseline(name="base min-p", model="base", decoding=_drawn("min-p", seed)),
+        Baseline(name="base repetition penalty", model="base", decoding=penalized),
+        Baseline(name="base fsd", model="base", decoding=_drawn("fsd", seed)),
+        Baseline(name="base beam", model="base", decoding=_drawn("beam", seed)),
+        Baseline(name="base entropy-matched", model="entropy_matched", decoding=matched, describes=True),
+        Baseline(name="base static bias", model="logit_biased", describes=True),
+        *after,
+        Baseline(name="hyperfitted greedy, no citation", model="hyperfitted", decoding=blocked),
+        Baseline(name="hyperfitted top-p", model="hyperfitted", decoding=_drawn("top-p", seed)),
+    ]
+
+
+def _drawn(strategy: StrategyName, seed: int) -> DecodingConfig:
+    return DecodingConfig(strategy=strategy, stop_at_end=False, seed=seed)
+
+
+class ModelsByName(Protocol):
+    """Gives a model by the name that a `Baseline` has for it."""
+
+    def __getitem__(self, name: str, /) -> ComparedModel: ...
+
+
+class Models:
+    """Hold base and hyperfitted model, and make the controls between them when first asked for."""
+
+    def __init__(self, base: TokenModel, hyperfitted: TokenModel, held_out: Tensor):
+        """Keep both models and the held-out sequences (N, T) on which the controls are calibrated."""
+        self.base, self.hyperfitted, self.held_out = base, hyperfitted, held_out
+
+    @cached_property
+    def entropy_matched(self) -> Adjusted:
+        """Base at the temperature where its mean entropy on held-out sequences equals the hyperfitted model's."""
+        entropy = prediction_values(self.hyperfitted, self.held_out)["entropy"].mean().item()
+        return Adjusted(self.base, temperature=matching_temperature(self.base, self.held_out, entropy))
+
+    @cached_property
+    def logit_biased(self) -> Adjusted:
+        """Base plus the mean change that hyperfitting brings to its log-probabilities on held-out sequences.
+
+        It is estimated where it is then measured, which is the most that one vector can do.
+        """
+        return Adjusted(self.base, bias=log_probability_change(self.hyperfitted, self.base, self.held_out))
+
+    def __getitem__(self, name: str) -> ComparedModel:
+        """Look a model up by name."""
+        model: ComparedModel = getattr(self, name)
+        return model
+
+
+def add_row(compare: Comparison, baseline: Baseline, models: ModelsByName) -> dict[str, Tensor]:
+    """Decode and measure one row with its model, and note the temperature that was matched."""
+    model = models[baseline.model]
+    if baseline.model == "entropy_matched" and isinstance(model, Adjusted):
+        compare.remarks[baseline.name] = f"temperature {model.temperature:.4f}"
+    return compare.add(baseline.name, baseline.decoding, model=model, describe_model=baseline.describes)

@@ -1,0 +1,231 @@
+"""Compare completions row by row: each row continues the same prompts to the same length.
+
+Completions never stop at an end token here, so that all have the same number of tokens and none is padding. Overlap
+with the training set stands beside diversity: a model that quotes is diverse, too.
+Does not know what a token means, nor which rows there are (`baselines`).
+
+Shape letters: N examples, T tokens, P prompt, S completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hypergen.config import DecodingConfig
+from hypergen.decoding.loop import generate
+from hypergen.decoding.ngram_index import CitationIndex
+from hypergen.evaluation.agreement import (
+    agreement_values,
+    choice_ranks,
+    override_values,
+    rank_shift_values,
+    ranks,
+    top_tokens,
+)
+from hypergen.evaluation.bootstrap import summaries
+from hypergen.evaluation.diversity import distinct, mattr_values, repetition_values, ttr_values
+from hypergen.evaluation.overlap import longest_overlap
+from hypergen.evaluation.predictions import prediction_values
+from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMetrics
+
+FIGURE_ROWS = 16
+LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
+QUICK_ROWS = 16  # examples measured after each epoch
+
+Record = dict[str, Any]
+
+
+class ComparedModel(Predictor, Decoder, Protocol):
+    """Predicts and decodes: what a row asks of its model."""
+
+
+class Row(Protocol):
+    """Says what to add: `baselines.Baseline`, or the like."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def decoding(self) -> DecodingConfig: ...
+    @property
+    def describes(self) -> bool: ...
+
+
+class Comparison:
+    """Collect rows: a name, completions (N, S), and metrics with bootstrap 95 % intervals over the examples."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        training: Tensor,
+        held_out: Tensor,
+        *,
+        num_new: int,
+        seed: int,
+        base: ComparedModel | None = None,
+        reference_metrics: ReferenceMetrics | None = None,
+    ):
+        """Cut the prompts off the held-out examples; rows are added afterwards.
+
+        Args:
+            modality: gives prompts, cheap metrics, the figure, and the model of rows that name none.
+            training: (M, T) tokens, with which overlap is measured and whose n-grams are blocked.
+            held_out: (N, T) tokens of the examples.
+            num_new: S of every completion.
+            seed: of the bootstrap.
+            base: what the choices of other models are ranked by; it stays in memory beside them.
+            reference_metrics: the modality's costlier metrics; left out by default.
+        """
+        self.modality, self.training, self.held_out = modality, training, held_out
+        self.prompts = modality.prompts(held_out)
+        self.num_new, self.seed = num_new, seed
+        self.base, self.reference_metrics = base, reference_metrics
+        self.columns: dict[str, Tensor] = {}
+        """Completions (N, S) by the name of their row."""
+        self.values: dict[str, dict[str, Tensor]] = {}
+        """Metrics, (N,) or () each, by the name of their row."""
+        self.records: list[Record] = []
+        """Rows of the table: name, and mean and interval of each metric."""
+        self.remarks: dict[str, str] = {}
+        """Notes on single rows, by name."""
+        self._base_top: Tensor | None = None
+        self._citations: dict[int, CitationIndex] = {}
+
+    def add(
+        self,
+        name: str,
+        decoding: DecodingConfig,
+        *,
+        model: ComparedModel | None = None,
+        describe_model: bool = False,
+    ) -> dict[str, Tensor]:
+        """Decode every prompt and measure the completions.
+
+        Args:
+            name: of the row.
+            decoding: how.
+            model: by default the modality's, in the state that it is in.
+            describe_model: add metrics of the model's predictions on the held-out examples, and how far they agree
+                with the base's: with those of `base`, or without one of the model that was described first.
+
+        Returns:
+            The metrics by name, (N,) or () each.
+        """
+        model = self.modality.model if model is None else model
+        citations = self._index(decoding.block_citations, model)
+        completions = generate(model, self.prompts, self.num_new, decoding, citations=citations, label=name)
+        values = self._values(completions)
+        if describe_model:
+            values |= self._described(model) | self._overridden(model, completions)
+        return self._append(name, completions, values)
+
+    def add_all(self, rows: Iterable[Row]) -> None:
+        """Add rows that the modality's model decodes, in the state that it is in."""
+        for row in rows:
+            self.add(row.name, row.decoding, describe_model=row.describes)
+
+    def add_original(self, name: str) -> dict[str, Tensor] | None:
+        """Add the held-out examples themselves, unless they are shorter than the completions."""
+        originals = self.held_out[:, self.prompts.shape[1] :][:, : self.num_new]
+        return self.append(name, originals) if originals.shape[1] == self.num_new else None
+
+    def append(self, name: str, completions: Tensor) -> dict[str, Tensor]:
+        """Measure and add completions (N, S) from elsewhere."""
+        return self._append(name, completions, self._values(completions))
+
+    @property
+    def sizes(self) -> str:
+        """Number and lengths of prompts and completions, in words."""
+        count, length = self.prompts.shape
+        return f"{count} prompts of {length} tokens, {self.num_new} new tokens each"
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Remarks on rows, and on each costlier metric how it was computed or why it is missing; by name."""
+        described = {} if self.reference_metrics is None else self.reference_metrics.describe(len(self.prompts))
+        return described | self.remarks
+
+    def quick_metrics(self) -> dict[str, float]:
+        """Measure after an epoch: loss and entropy on the first examples, TTR and overlap of greedy completions."""
+        model, prompts = self.modality.model, self.prompts[:QUICK_ROWS]
+        completions = generate(model, prompts, self.num_new, DecodingConfig(stop_at_end=False), label="")
+        predicted = prediction_values(model, self.held_out[:QUICK_ROWS])
+        return {
+            "held_out_loss": predicted["loss"].mean().item(),
+            "entropy": predicted["entropy"].mean().item(),
+            "ttr": ttr_values(completions).nanmean().item(),
+            "overlap_mean": longest_overlap(completions, self.training).double().mean().item(),
+        }
+
+    def initial_metrics(self, row_name: str) -> dict[str, float]:
+        """Compute `quick_metrics` as before the training, from the row of the base's greedy completions."""
+        values = self.values[row_name]
+        names = {"held_out_loss": "loss", "entropy": "entropy", "ttr": "ttr", "overlap_mean": "overlap_mean"}
+        return {name: values[own][:QUICK_ROWS].nanmean().item() for name, own in names.items()}
+
+    def figure(self, names: Sequence[str] | None = None, rows: int = FIGURE_ROWS) -> Figure:
+        """Draw the completions of the first examples side by side, as the modality draws them.
+
+        Args:
+            names: rows of the table that become columns, where they are there; all, by default or where none is there.
+            rows: examples.
+        """
+        shown = [name for name in self.columns if names is None or name in names] or list(self.columns)
+        columns = {name: self.columns[name][:rows] for name in shown}
+        return self.modality.comparison_figure(self.prompts[:rows], columns)
+
+    def _append(self, name: str, completions: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.columns[name], self.values[name] = completions, values
+        self.records.append({"name": name, "values": summaries(values, self.seed)})
+        return values
+
+    def _values(self, completions: Tensor) -> dict[str, Tensor]:
+        """Compute every metric of completions (N, S): the modality's own, then the core's.
+
+        The one place where the core's are computed: a new one is a line here, and a line in `report.columns` that says
+        its head and meaning.
+        """
+        overlap = longest_overlap(completions, self.training).double()
+        own = self.modality.metrics(self.prompts, completions)
+        if self.reference_metrics is not None:
+            own |= self.reference_metrics.compute(self.prompts, completions)
+        return {
+            **{name: torch.as_tensor(value) for name, value in own.items()},
+            **{f"rep_{n}": repetition_values(completions, n) for n in (2, 3, 4)},
+            **{f"distinct_{n}": torch.tensor(distinct(completions, n)) for n in (1, 2, 3, 4)},
+            "ttr": ttr_values(completions),
+            "mattr": mattr_values(completions),
+            "overlap_mean": overlap,
+            "overlap_over_10": (overlap > LONG_OVERLAP).double(),
+            "overlap_max": overlap.max(),
+        }
+
+    def _described(self, model: ComparedModel) -> dict[str, Tensor]:
+        """Measure a model's predictions on the held-out examples, and how far they agree with the base's."""
+        values, top = prediction_values(model, self.held_out), top_tokens(model, self.held_out)
+        # Without `base`, the model that is described first stands for it.
+        is_base = self._base_top is None if self.base is None else model is self.base
+        if self._base_top is None:
+            self._base_top = top if self.base is None or is_base else top_tokens(self.base, self.held_out)
+        if is_base:
+            return values
+        values |= agreement_values(top, self._base_top)
+        if self.base is not None:
+            values |= rank_shift_values(ranks(self.base, self.held_out, top))
+        return values
+
+    def _overridden(self, model: ComparedModel, completions: Tensor) -> dict[str, Tensor]:
+        """Measure how often a model's completions leave the base's choices; nothing without another base."""
+        if self.base is None or model is self.base:
+            return {}
+        return override_values(choice_ranks(self.base, self.prompts, completions))
+
+    def _index(self, length: int, model: ComparedModel) -> CitationIndex | None:
+        """Index the training set's n-grams of `length` tokens, once, on the model's device; 0 blocks nothing."""
+        if length and length not in self._citations:
+            device = next(model.parameters()).device
+            self._citations[length] = CitationIndex(self.training, length).to(device)
+        return self._citations.get(length)

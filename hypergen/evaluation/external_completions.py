@@ -1,0 +1,67 @@
+"""Read completions from elsewhere, as `hypergen generate --output FILE.jsonl` writes them, for a row of their own.
+
+Does not know what a token means, nor how the completions came about.
+
+Shape letters: N examples, P prompt, S completion.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from hypergen.errors import InputError
+from hypergen.storage.line_reader import check_length, read_lines
+from hypergen.storage.strict_json import parse_object
+
+
+def read_completions(source: str, prompts: Tensor, num_new: int, num_tokens: int) -> Tensor:
+    """Read a .jsonl file with `prompt_tokens` and `completion_tokens` a line -> (N, num_new) ids, one a prompt (N, P).
+
+    Longer completions are cut, so that all rows of a table have the same length.
+
+    Raises:
+        InputError: the file is not there, is empty or malformed, has fewer lines than prompts, answers another prompt,
+            or a completion is too short or has ids outside 0 to num_tokens - 1.
+    """
+    where = f"--completions {source}"
+    found: list[list[int]] = []
+    try:
+        if Path(source).exists() and not Path(source).is_file():  # a pipe would be waited for
+            raise InputError(f"{where}: cannot be read (not a regular file)")
+        for number, _, line in islice(read_lines(Path(source)), len(prompts)):
+            place = f"{where}, line {number}"
+            found.append(_read_line(line, prompts[len(found)].tolist(), num_new, place))
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise InputError(f"{where}: is empty")
+    if len(found) < len(prompts):
+        raise InputError(f"{where}: has {len(found)} completions, {len(prompts)} prompts are compared")
+    completions = torch.tensor(found)
+    if int(completions.min()) < 0 or int(completions.max()) >= num_tokens:
+        raise InputError(f"{where}: has ids outside 0 to {num_tokens - 1}")
+    return completions
+
+
+def _read_line(line: bytes, prompt: list[int], num_new: int, where: str) -> list[int]:
+    """Read the completion of one line, cut to `num_new` ids, and check that it continues this prompt."""
+    check_length(where, line)
+    record = parse_object(where, line.strip())
+    given, completion = record.get("prompt_tokens"), record.get("completion_tokens")
+    if not _are_ids(given) or not _are_ids(completion):
+        raise InputError(f"{where}: must have prompt_tokens and completion_tokens, lists of ids")
+    if given != prompt:
+        raise InputError(f"{where}: its prompt is not the one that is compared; generate with the same run and prompts")
+    if len(completion) < num_new:
+        compared = f"{num_new} are compared; generate with --no-stop-at-end"
+        raise InputError(f"{where}: has {len(completion)} tokens, {compared}")
+    return completion[:num_new]
+
+
+def _are_ids(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(one) is int and abs(one) < 2**63 for one in value)

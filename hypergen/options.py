@@ -1,0 +1,213 @@
+"""Resolve what a user typed into what a verb works on: the modality, the base, the options, the items.
+
+Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypergen import registry
+from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, FitConfig, PretrainConfig, fill, flag
+from hypergen.data.splits import split_items
+from hypergen.errors import InputError
+from hypergen.modality import Adapter, Item
+from hypergen.storage.file_names import RECORD
+from hypergen.storage.run_folder import check_finished
+from hypergen.storage.strict_json import read_optional
+from hypergen.training.batch_order import steps_per_epoch
+from hypergen.training.plan import Plan
+
+CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedFit(FitConfig):
+    """Hold the options of a fit once the recipe has filled them: the same fields, none of these open."""
+
+    modality: str
+    num_samples: int
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    last_layers: int
+
+    @classmethod
+    def of(cls, config: FitConfig, modality: str, recipe: dict[str, Any]) -> ResolvedFit:
+        """Fill what the user left open from the recipe.
+
+        Raises:
+            InputError: the recipe leaves an option open, or holds a value that is not allowed.
+        """
+        filled = fill(config, recipe | {"modality": modality})
+        values = {field.name: getattr(filled, field.name) for field in fields(FitConfig)}
+        still_open = [name for name in PAPER_RECIPE if values[name] is None]
+        if still_open:
+            raise InputError(f"{', '.join(map(flag, still_open))}: neither given nor in the base's recipe")
+        return cls(**values)
+
+
+def split_options(
+    config_class: type[Config], config: Config | None, options: dict[str, Any]
+) -> tuple[Config, dict[str, Any]]:
+    """Split keywords into the verb's own options and those left over, which are the modality's settings.
+
+    Raises:
+        InputError: a config and keywords of it are both given, a required one is missing, or a text is empty.
+    """
+    names = {field.name for field in fields(config_class)}  # type: ignore[arg-type]
+    own = {name: value for name, value in options.items() if name in names}
+    settings = {name: value for name, value in options.items() if name not in names}
+    if config is not None and own:
+        raise InputError(f"{', '.join(own)}: give a {config_class.__name__} or keywords, not both")
+    try:
+        config = config_class(**own) if config is None else config
+    except TypeError as error:
+        raise InputError(f"{config_class.__name__}: {str(error).split(') ')[-1]}") from error
+    refuse_empty(config)
+    return config, settings
+
+
+def refuse_empty(config: Any) -> None:
+    """Refuse an empty text: it is a shell variable that was never set, not a wish for the default."""
+    for field in fields(config):
+        if getattr(config, field.name) == "":
+            raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
+
+
+def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
+    """Make the modality's `Settings` from what the user gave, the rest from a recipe.
+
+    Raises:
+        InputError: the modality has no such option.
+    """
+    settings_class = registry.settings_class(modality)
+    known = {field.name for field in fields(settings_class)}
+    for name in given.keys() - known:
+        raise InputError(f"{flag(name)}: not an option of modality '{modality}', which has {', '.join(sorted(known))}")
+    return fill(settings_class(**given), recipe)
+
+
+def embedded_base(modality: str) -> str:
+    """Find the folder of the base that comes with hypergen.
+
+    Raises:
+        InputError: there is no such modality, or it has no base.
+    """
+    registry.settings_class(modality)
+    folder = Path(str(resources.files("hypergen") / "assets" / f"{modality}-base"))
+    if not folder.is_dir():
+        raise InputError(f"--modality {modality}: has no embedded base; give --model")
+    return str(folder)
+
+
+def modality_of(asked: str | None, model: str | None) -> str:
+    """Determine the modality: the one that the user names or that the model folder tells.
+
+    Raises:
+        InputError: neither tells, or the two differ.
+    """
+    folder = Path(model) if model else None
+    if folder is not None:
+        check_finished(folder)
+    found = registry.identify(folder) if folder and folder.is_dir() else None
+    if asked is not None and found is not None and asked != found:
+        raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
+    name = asked or found
+    if name is None:
+        reason = "does not tell its modality" if folder and folder.is_dir() else "no such folder"
+        where = f"{model}: {reason}; " if model else ""
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
+    return name
+
+
+def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
+    """Read modality and settings of a run, base or hub model from its record, with what the user gave on top.
+
+    What neither says stays open, so that the adapter can take what suits the model.
+    """
+    name = modality_of(asked, source)
+    stored = read_record(source).get("settings", {})
+    if not isinstance(stored, dict):
+        raise InputError(f"{Path(source) / RECORD}: 'settings' must hold an object")
+    return name, make_settings(name, stored | given, {})
+
+
+def read_record(source: str) -> dict[str, Any]:
+    """Read `hypergen.json` of a run or base; empty for any other model."""
+    return read_optional(Path(source) / RECORD) or {}
+
+
+def fit_recipe(record: dict[str, Any], data: str, modality: str) -> dict[str, Any]:
+    """Choose what suits the base: its card's values for this kind of data, else the paper's."""
+    recipes = record.get("fit", {})
+    of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
+    return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
+
+
+def read_items(
+    adapter: Adapter, settings: Any, config: FitConfig
+) -> tuple[Sequence[Item] | None, Sequence[Item] | None]:
+    """Read training and held-out items; None where they are drawn from the base."""
+
+    def read(source: str) -> Sequence[Item]:
+        return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+
+    items = None if config.data == OWN else read(config.data)
+    prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
+    if prompts is not None:
+        return items, None if prompts == OWN else read(prompts)
+    if items is None:
+        return None, None
+    return split_items(items, num_held_out(config), config.seed, config.data, "--prompts")
+
+
+def num_held_out(config: FitConfig) -> int:
+    """Count the prompts of the comparison, at most."""
+    return HELD_OUT_SAMPLES if config.held_out_samples is None else config.held_out_samples
+
+
+def fit_plan(config: ResolvedFit, count: int) -> Plan:
+    """Plan the hyperfitting of `count` sequences."""
+    per_epoch = steps_per_epoch(count, config.batch_size)
+    every = config.checkpoint_every
+    return Plan(
+        steps=config.epochs * per_epoch,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        target_loss=config.target_loss,
+        last_layers=config.last_layers,
+        precision=config.precision,
+        pretraining=False,
+        micro_batch_size=config.micro_batch_size,
+        recompute=config.recompute,
+        checkpoint_every=0 if every is None else every * per_epoch,
+        checkpoint_seconds=CHECKPOINT_SECONDS if every is None else math.inf,
+    )
+
+
+def pretrain_plan(config: PretrainConfig) -> Plan:
+    """Plan the training of a new base: all layers, no stop but the steps."""
+    return Plan(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        target_loss=0.0,
+        last_layers=0,
+        precision=config.precision,
+        pretraining=True,
+        micro_batch_size=None,
+        recompute=False,
+        checkpoint_every=config.checkpoint_every,
+        checkpoint_seconds=math.inf,
+    )

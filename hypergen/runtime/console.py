@@ -1,0 +1,52 @@
+"""Clean text for a terminal or a page, and warn on standard error.
+
+Text that a file, a model or another library supplies must not steer a terminal or break a page. Imports only the
+standard library.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from functools import cache
+
+from hypergen.runtime.launcher import is_first_rank
+from hypergen.runtime.redaction import redact
+
+LONGEST_LINE = 200  # characters
+KEPT_IN_BLOCKS = "\n\t"
+DROPPED_CATEGORIES = ("Cc", "Cs")  # control characters, halves of surrogate pairs
+DROPPED = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")  # reorder text, or break XML
+
+
+def sanitize(text: str) -> str:
+    """Make one line of a text: white space becomes single spaces, control and direction characters are dropped."""
+    return "".join(filter(is_printable, " ".join(text.split())))
+
+
+def sanitize_block(text: str) -> str:
+    """Drop control and direction characters, line ends and tabs excepted."""
+    return "".join(char for char in text if char in KEPT_IN_BLOCKS or is_printable(char))
+
+
+def is_printable(char: str) -> bool:
+    """Tell whether a character neither controls a terminal nor reorders the text around it."""
+    return unicodedata.category(char) not in DROPPED_CATEGORIES and char not in DROPPED
+
+
+def first_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
+    """Cut a library's message to its first line, short enough to be part of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()[:longest].rstrip(" .:")
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error, sanitized and redacted, from the first rank alone."""
+    if is_first_rank():
+        print(f"hypergen: {redact(sanitize(text))}", file=sys.stderr)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Print a warning once a process."""
+    warn(text)

@@ -1,0 +1,197 @@
+"""Write files and folders atomically, and turn disk errors into one line.
+
+Everything is written into a temporary folder or file, flushed to disk, listed with SHA-256 in `manifest.json` (folders;
+written last), and renamed into place. File modes follow the umask. A transient error of a network disk is retried once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hypergen.errors import DiskError, InputError
+from hypergen.runtime.console import warn
+from hypergen.storage.file_names import MANIFEST, TEMPORARY
+from hypergen.storage.manifest import build_manifest
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
+TRANSIENT = (errno.EIO, errno.ESTALE)  # may be over in a moment, on a network disk
+SECONDS_TO_RETRY = 1.0
+WRONG_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ENOENT, errno.EINVAL),
+)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn disk errors into one line; a wrong place is bad input, a full disk is not.
+
+    Raises:
+        DiskError: the disk is full or broken, below the file that the error names or else below `folder`.
+        InputError: there is no such place, or nothing can be written there.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _disk_number(error)
+        where = getattr(error, "filename", None) or folder
+        if number in FULL:
+            message = f"{where}: {os.strerror(number)}; what was there before is untouched"
+            raise DiskError(message + _free_space(folder)) from error
+        if number in WRONG_PLACE:
+            raise InputError(f"{where}: {os.strerror(number)}") from error
+        raise
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to start work whose files would not fit.
+
+    Raises:
+        DiskError: fewer than `needed` bytes are free where the folder is.
+    """
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskError(f"{folder}: {needed:,} bytes are needed for checkpoints and the result, {free:,} are free")
+
+
+def bytes_in(folder: Path) -> int:
+    """Sum the sizes of the files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _free_space(folder: Path) -> str:
+    """Say how much is left on the disk of the nearest folder that exists."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return f"; {shutil.disk_usage(existing).free:,} bytes are free" if existing else ""
+
+
+def retry_once(write: Callable[[], object]) -> None:
+    """Run `write`; after a transient disk error wait, and run it once more."""
+    try:
+        write()
+    except Exception as error:
+        if (number := _disk_number(error)) not in TRANSIENT:
+            raise
+        warn(f"{os.strerror(number)}; trying once more")
+        time.sleep(SECONDS_TO_RETRY)
+        write()
+
+
+def _disk_number(error: Exception) -> int:
+    """Find the `errno` of a failure, 0 where there is none; safetensors and tokenizers tell theirs only in words."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    words = re.search(r"\(os error (\d+)\)", str(error))
+    return int(words[1]) if words else 0
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Make or replace one file through a temporary one beside it, which has the same suffix."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+
+    def attempt() -> None:
+        write(temporary)
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+
+    try:
+        with disk_errors(path):
+            retry_once(attempt)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(folder: Path, write: Callable[[Path], object]) -> None:
+    """Make or replace `folder` with what `write` puts into a temporary folder beside it."""
+    temporary, former = (folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}{part}") for part in ("", "-former"))
+
+    def move() -> None:
+        if folder.exists() and temporary.exists():
+            os.replace(folder, former)
+        if temporary.exists():
+            os.replace(temporary, folder)
+        flush(folder.parent)
+
+    write_whole(temporary, write)
+    try:
+        with disk_errors(folder):
+            retry_once(move)
+    finally:
+        if former.exists() and not folder.exists():
+            os.replace(former, folder)
+        remove(temporary)  # is there only after a failure
+        remove(former)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes killed in `write_file` or `publish` left beside a path, which the caller must own."""
+    name = re.escape(path.name)
+    pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+-{name}|{name}-\d+(-former)?)")
+    for leftover in path.parent.glob(f"{TEMPORARY}*"):
+        if pattern.fullmatch(leftover.name):
+            remove(leftover)
+
+
+def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
+    """Fill a temporary folder, flush it, and write its manifest; on any failure remove it."""
+
+    def attempt() -> None:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for path in temporary.rglob("*"):
+            path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
+            flush(path)
+        (temporary / MANIFEST).write_text(json.dumps(build_manifest(temporary), indent=1))
+        flush(temporary / MANIFEST)
+        flush(temporary)
+
+    try:
+        with disk_errors(temporary):
+            retry_once(attempt)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Flush a file or folder to disk; some file systems cannot do so with a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give safetensors files the modes of any other new file: the library makes them readable by their owner alone."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,100 @@
+"""Lock a run folder for one process: two runs in one folder would spoil each other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from hypergen.errors import InputError, LockedError
+from hypergen.storage.atomic import disk_errors, remove
+from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, TEMPORARY
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+ATTEMPTS, SECONDS_BETWEEN = 20, 0.05  # to read who owns a lock
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Own the folder while the process lives; the kernel releases the lock however the process ends.
+
+    Folders made for this are removed at the end when nothing has been written into them.
+
+    Raises:
+        LockedError: another process owns it.
+        InputError: another process has finished a run in it.
+    """
+    # 1. Open the lock file, in a folder that may be new.
+    with disk_errors(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / LOCK, "a+")  # noqa: SIM115 (held until the run ends)
+    try:
+        with handle:
+            # 2. Lock it, and tell others who owns it.
+            with disk_errors(folder):
+                try:
+                    take_lock(folder, handle)
+                except InputError:  # nobody can own it
+                    (folder / LOCK).unlink()
+                    raise
+                handle.truncate(0)
+                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                handle.flush()
+            # 3. Work; remove the lock file while the lock is still held.
+            try:
+                _sweep(folder)
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()
+    finally:
+        # 4. Remove the folders that stayed empty.
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for path in made:
+                path.rmdir()
+
+
+def take_lock(path: Path, handle: IO[str]) -> None:
+    """Take the lock of an open file, for as long as it is open.
+
+    Raises:
+        LockedError: another process has it.
+        InputError: there are no locks on this file system.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LockedError(f"{path}: in use by {_owner(handle)}") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        reason = f"its file system has no locks ({error.strerror}), so two runs could spoil each other"
+        raise InputError(f"{path}: {reason}; name a folder on another one") from error
+    if os.fstat(handle.fileno()).st_nlink == 0:
+        raise LockedError(f"{path}: another run has ended here just now; start again")
+
+
+def _owner(handle: IO[str]) -> str:
+    """Read who owns the lock from its file, which the owner may be about to write."""
+    for _ in range(ATTEMPTS):
+        handle.seek(0)
+        if name := handle.readline().strip():
+            return name
+        time.sleep(SECONDS_BETWEEN)
+    return "another process"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written; refuse a folder that another one has just finished."""
+    if (folder / MANIFEST).is_file():
+        raise InputError(f"--output {folder}: holds a finished run; name a new folder")
+    for leftover in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{CHECKPOINTS}/**/{TEMPORARY}*")):
+        remove(leftover)

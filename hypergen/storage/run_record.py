@@ -1,0 +1,80 @@
+"""Describe a finished run for `hypergen.json`, and fingerprint what a resumed training may not change."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergen import __version__
+from hypergen.config import FitConfig, PretrainConfig, flag
+from hypergen.runtime.devices import device_name
+from hypergen.runtime.redaction import redact
+
+CORE_LIBRARIES = ("torch", "safetensors")
+FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every", "skip_bad", "allow_pickle_weights"}
+
+
+def run_facts(
+    config: FitConfig | PretrainConfig,
+    settings: Any,
+    tokens: Tensor,
+    device: torch.device,
+    *,
+    libraries: Sequence[str],
+) -> dict[str, Any]:
+    """Collect what `hypergen.json` records of the start of a run, without secrets.
+
+    Args:
+        config: the resolved options; its modality is the run's.
+        settings: the modality's own options.
+        tokens: the training sequences (N, T).
+        device: where the model is trained.
+        libraries: the distributions that the adapter builds on.
+    """
+    facts = {
+        "modality": config.modality,
+        "settings": asdict(settings),
+        "config": asdict(config),
+        "data_sha256": tensor_sha256(tokens),
+        "sequences": list(tokens.shape),
+        "versions": {
+            "hypergen": __version__,  # not of a distribution, which has another name
+            **{library: metadata.version(library) for library in (*CORE_LIBRARIES, *libraries)},
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "device": device_name(device),
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    return redact(facts)
+
+
+def fixed_options(config: FitConfig | PretrainConfig, settings: Any) -> dict[str, Any]:
+    """Collect, by flag, the options that a resumed training must share with the one that it continues."""
+    options = asdict(config) | asdict(settings)
+    return redact({flag(name): value for name, value in options.items() if name not in FREE_ON_RESUME})
+
+
+def data_fingerprint(pixels_or_tokens: Tensor) -> dict[str, str]:
+    """Fingerprint the data of a training, which a resumed one must share as well."""
+    return {"training data of SHA-256": tensor_sha256(pixels_or_tokens)}
+
+
+def tensor_sha256(values: Tensor) -> str:
+    """Hash the bytes of a tensor on the CPU."""
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def lasting_name(base: str) -> str:
+    """Resolve a local base to its absolute path, so that it is found from elsewhere; keep a hub id."""
+    return redact(str(Path(base).resolve()) if Path(base).is_dir() else base)

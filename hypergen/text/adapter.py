@@ -1,0 +1,361 @@
+"""Adapt texts: documents, a tokenizer and a causal language model behind the contract of `hypergen.modality`.
+
+Shape letters: N sequences, B batch, T tokens, P prompt, S completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from hypergen.config import FitConfig, PretrainConfig, fill
+from hypergen.errors import InputError
+from hypergen.modality import CodecCheckpoints, Metric, Modality
+from hypergen.runtime.launcher import is_distributed
+from hypergen.text import sources
+from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
+from hypergen.text.comparison_table import TextFigure, comparison_table
+from hypergen.text.config import PAPER_RECIPE, Settings
+from hypergen.text.introspection import context_length, text_config
+from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
+from hypergen.text.model import TextModel
+from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
+from hypergen.text.tokenizer import decode_texts, largest_id, load_tokenizer, prefix_ids, tokenize, train_tokenizer
+
+METRICS: dict[str, Metric] = {
+    "self_bleu": Metric(
+        head="self-BLEU",
+        meaning="BLEU of a text with the other completions as references, 0 to 100; low is varied",
+        decimals=1,
+        is_diversity=True,
+    ),
+    "dataset_bleu": Metric(
+        head="dataset BLEU",
+        meaning="BLEU of a text with all training texts as references, 0 to 100; high quotes",
+        decimals=1,
+    ),
+    "mauve": Metric(
+        head="MAUVE",
+        meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
+    ),
+}
+OPTIONAL_DEPENDENCIES = {"sacrebleu": SACREBLEU, "mauve": MAUVE, "datasets": "datasets>=4"}
+LIBRARIES = ("transformers",)
+DEFAULT_PROMPTS = "stories"
+DEFAULT_NEW_TOKENS = 256
+COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
+
+
+def read(*, source: str, settings: Settings, skip_bad: int) -> list[str]:
+    """Read the documents of a source; see `sources.read`.
+
+    Args:
+        source: a .txt or .jsonl file, the built-in stories, or hub:ID[:SPLIT].
+        settings: name the field that holds the text, and limit the rows of a hub data set.
+        skip_bad: bad rows that are passed over and counted, at most.
+
+    Raises:
+        InputError: the source cannot be read, is malformed, or has no text.
+    """
+    return sources.read(source, settings, skip_bad)
+
+
+def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
+    """Keep the blocks to be trained in memory, where the others stay in their files.
+
+    Args:
+        settings: what the user gave.
+        config: the resolved options of the fit.
+
+    Raises:
+        InputError: --offload with options that it does not go with.
+    """
+    if not settings.offload:
+        return settings
+    if not config.last_layers:
+        raise InputError("--offload: --last-layers 0 trains every block, so none can stay in a file; give 1 or more")
+    _check_offload(config.allow_pickle_weights)
+    return replace(settings, resident_blocks=max(settings.resident_blocks, config.last_layers))
+
+
+def build(
+    *, items: Sequence[str], settings: Settings, config: PretrainConfig, checkpoints: CodecCheckpoints
+) -> TextModality:
+    """Make a fresh base: a BPE trained on the items (or the tokenizer of `config.codec_from`) and an untrained Llama.
+
+    Args:
+        items: documents that the BPE is trained on.
+        settings: an open `sequence_length` becomes the paper's; it is the context of the model, too.
+        config: sizes and seed.
+        checkpoints: not needed, since a BPE takes seconds and comes out the same each time.
+
+    Raises:
+        InputError: the tokenizer cannot be loaded or has no end token, or width and heads do not fit.
+    """
+    if settings.offload:
+        raise InputError("--offload: pretrain trains every block, so none can stay in a file")
+    trained = config.codec_from
+    tokenizer = train_tokenizer(items, config.vocabulary_size) if trained is None else load_tokenizer(trained)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
+    causal = new_llama(
+        max(len(tokenizer), largest_id(tokenizer) + 1),
+        context_length=_sequence_length(settings),
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        end_token=tokenizer.eos_token_id,
+        seed=config.seed,
+    )
+    return TextModality(TextModel(causal), tokenizer, settings)
+
+
+def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> TextModality:
+    """Load a base or run.
+
+    Args:
+        source: a folder in the layout of `save_pretrained`, or a hub id.
+        settings: an open `sequence_length` becomes the paper's, or the context where that is smaller; the prompt fits
+            into it.
+        allow_pickle_weights: read pickled weights (.bin) where no others are.
+
+    Raises:
+        InputError: it is not there, not a plain causal language model, incomplete, or does not fit the settings.
+    """
+    _check_prompt(settings)
+    if settings.offload:
+        _check_offload(allow_pickle_weights)
+    found = locate(source, allow_pickle_weights)
+    config = read_config(found)
+    tokenizer = load_tokenizer(found.name, found.local_files_only)
+    language_model = config.get_text_config(decoder=True)
+    settings = _fit_to_context(settings, context_length(language_model))
+    _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
+    causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
+    return TextModality(TextModel(causal), tokenizer, settings)
+
+
+def _check_prompt(settings: Settings) -> None:
+    prompt, length = settings.prompt_length, settings.sequence_length
+    if length is not None and prompt >= length:
+        raise InputError(f"--prompt-length {prompt}: must be below --sequence-length {length}")
+
+
+def _check_offload(allow_pickle_weights: bool) -> None:
+    if allow_pickle_weights:
+        raise InputError("--offload: reads safetensors only; --allow-pickle-weights does not go with it")
+    if is_distributed():
+        raise InputError("--offload: runs in one process, so that the files are read once; this is one of several")
+
+
+def _sequence_length(settings: Settings) -> int:
+    return PAPER_RECIPE["sequence_length"] if settings.sequence_length is None else settings.sequence_length
+
+
+def _fit_to_context(settings: Settings, context: int) -> Settings:
+    """Choose an open sequence length for a model of this context."""
+    if settings.sequence_length is not None:
+        return settings
+    length = min(_sequence_length(settings), context)
+    return replace(settings, sequence_length=length, prompt_length=min(settings.prompt_length, length - 1))
+
+
+def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
+    """Check vocabulary and context, as far as the configuration tells."""
+    largest, context = largest_id(tokenizer), context_length(config)
+    if largest >= getattr(config, "vocab_size", largest + 1):
+        raise InputError(f"{name}: its tokenizer has id {largest}, but the model only ids below {config.vocab_size}")
+    if sequence_length > context:
+        raise InputError(f"--sequence-length {sequence_length}: the context of {name} is {context} tokens")
+
+
+@final
+class TextModality:
+    """Translate documents (str) into ids and back, and hold the model over them; see `modality.Modality`."""
+
+    name = "text"
+
+    def __init__(self, model: TextModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings: Settings = fill(settings, PAPER_RECIPE)
+        self.sequence_length = _sequence_length(settings)
+        self.end_token: int | None = _end_token(model, tokenizer)
+        self._prefix = prefix_ids(tokenizer)
+
+    def with_settings(self, settings: Settings) -> TextModality:
+        """Combine the same tokenizer and model with other settings."""
+        return TextModality(self.model, self.tokenizer, settings)
+
+    def is_item(self, value: object) -> bool:
+        """Tell one text from a collection of several."""
+        return isinstance(value, str)
+
+    def encode(self, items: Sequence[str], count: int | None = None, seed: int = 0) -> Tensor:
+        """Encode documents: -> (N, T) int64 ids, T = `sequence_length`.
+
+        Without `count` (pretraining), all of them are one packed stream, the end token before, between and after the
+        documents, cut into sequences; the remainder is dropped. With it, they are read in an order drawn with `seed`,
+        each is cut into windows that do not overlap, and `count` of those windows are drawn with `seed`.
+
+        Raises:
+            InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
+        """
+        self._require_context()
+        if count is None:
+            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self.end_token))
+        return self._require_known(drawn_windows(self.tokenizer, items, self.sequence_length, count=count, seed=seed))
+
+    def encode_held_out(self, items: Sequence[str], count: int, seed: int = 0) -> Tensor:
+        """Encode at most `count` sequences (N, T) of held-out documents, in an order drawn with `seed`.
+
+        The beginning of every document comes first, then, where that is not enough, their later windows. Documents
+        shorter than T are skipped.
+
+        Raises:
+            InputError: no document is long enough, or as `encode`.
+        """
+        self._require_context()
+        tokens = beginnings_first(self.tokenizer, items, self.sequence_length, count=count, seed=seed)
+        return self._require_known(tokens)
+
+    def add_start_tokens(self, prompt: Tensor) -> Tensor:
+        """Put the tokenizer's begin token, if it uses one, in front: (B, P) ids, P >= 0 -> (B, P') ids, P' >= 1.
+
+        Raises:
+            InputError: the prompt is empty and the tokenizer has neither a begin nor an end token to start from.
+        """
+        prefix = self._prefix
+        if not prefix and prompt.shape[1] == 0:
+            first = self.end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+            if first is None:
+                raise InputError("an empty prompt needs a tokenizer with a begin or end token; this one has neither")
+            prefix = [first]
+        return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
+
+    def encode_prompt(self, item: str, number: int | None = None) -> Tensor:
+        """Encode a prompt, possibly empty: -> (P,) int64 ids, begin token included.
+
+        Args:
+            item: the text.
+            number: its place among several, for messages.
+
+        Raises:
+            InputError: it leaves no room in the context, or has ids that the model lacks.
+        """
+        _check_text(item, number)
+        ids = next(tokenize(self.tokenizer, [item], special=False))
+        prompt = self.add_start_tokens(torch.tensor([ids], dtype=torch.long))[0]
+        context = self.model.context_length
+        if len(prompt) >= context:
+            which = "prompt" if number is None else f"prompt {number}"
+            raise InputError(
+                f"{which}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
+            )
+        return self._require_known(prompt)
+
+    def prompts(self, tokens: Tensor) -> Tensor:
+        """Cut the prompts off encoded tokens: (N, T) -> (N, P), their first `prompt_length` ids."""
+        length = self.settings.prompt_length
+        if length >= tokens.shape[1]:
+            raise InputError(f"--prompt-length {length}: must be below the {tokens.shape[1]} tokens of a sequence")
+        return tokens[:, :length]
+
+    def max_new_tokens(self, prompt_length: int) -> int:
+        """Choose 256, or as many as the context leaves."""
+        return max(0, min(DEFAULT_NEW_TOKENS, self.model.context_length - prompt_length))
+
+    def num_compared_tokens(self, num_left: int) -> int:
+        """Choose 96, or as many as are left."""
+        return min(COMPARED_TOKENS, num_left)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Decode (N, T) ids into texts, without special tokens."""
+        return decode_texts(self.tokenizer, tokens.tolist())
+
+    def as_text(self, item: str) -> str:
+        """Return the text itself."""
+        return item
+
+    def write(self, items: Sequence[str], folder: Path) -> list[Path]:
+        """Write one UTF-8 .txt file a text, named by number."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:04d}.txt" for number in range(1, len(items) + 1)]
+        for path, item in zip(paths, items, strict=True):
+            path.write_text(item + "\n", encoding="utf-8", newline="\n")
+        return paths
+
+    def render(self, prompts: Sequence[Tensor], completions: Tensor) -> list[str]:
+        """Decode prompts (P,) each and completions (B, S) into the continuations, as they read after their prompts."""
+        starts = [self.decode(prompt[None])[0] for prompt in prompts]
+        wholes = [
+            self.decode(torch.cat([prompt.cpu(), completion])[None])[0]
+            for prompt, completion in zip(prompts, completions.cpu(), strict=True)
+        ]
+        alone = self.decode(completions)
+        return [
+            whole[len(start) :] if whole.startswith(start) else rest  # a character may lie across the border
+            for start, whole, rest in zip(starts, wholes, alone, strict=True)
+        ]
+
+    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> TextFigure:
+        """Draw prompts (N, P) and completions (N, S) by title as an HTML table, one row an example.
+
+        Everything is escaped; 4-grams of words that a completion repeats are marked.
+        """
+        rows = list(prompts)
+        texts = {title: self.render(rows, completions) for title, completions in columns.items()}
+        return TextFigure(comparison_table(self.decode(prompts), texts))
+
+    def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
+        """Compute none: those that need the texts themselves are in `reference_metrics`."""
+        return {}
+
+    def reference_metrics(self, training: Tensor, originals: Tensor) -> TextReferenceMetrics:
+        """Prepare BLEU among completions and against the training (N, T), and MAUVE against the originals (M, T)."""
+        return TextReferenceMetrics(self.model, self.decode, training, originals)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
+        save_causal(self.model.causal, folder, dtype)
+        self.tokenizer.save_pretrained(folder)
+
+    def _require_context(self) -> None:
+        length, context = self.sequence_length, self.model.context_length
+        if length > context:
+            raise InputError(f"--sequence-length {length}: the model's context is {context} tokens")
+
+    def _require_known(self, tokens: Tensor) -> Tensor:
+        if tokens.numel() and int(tokens.max()) >= self.model.num_tokens:
+            piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
+            raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
+        return tokens
+
+
+def _check_text(item: object, number: int | None) -> None:
+    which = "prompt" if number is None else f"prompt {number}"
+    if not isinstance(item, str):
+        raise InputError(f"{which}: is of type {type(item).__name__}; a text is needed")
+    try:
+        item.encode("utf-8")
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 arrive like this
+        raise InputError(f"{which}: is not text that UTF-8 can write") from None
+
+
+def _end_token(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Find the tokenizer's end token, else the first that the model's configuration names."""
+    own: int | None = tokenizer.eos_token_id
+    if own is not None:
+        return own
+    named: int | list[int] | None = getattr(text_config(model.causal), "eos_token_id", None)
+    return named[0] if isinstance(named, list) else named
+
+
+if TYPE_CHECKING:  # mypy checks the contract
+    _modality: type[Modality] = TextModality

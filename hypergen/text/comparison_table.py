@@ -1,0 +1,84 @@
+"""Lay texts side by side as a fragment of HTML, with the repeats within each marked.
+
+Everything that comes from a text is escaped and sanitized, so that nothing in it can act on the page. Imports only the
+standard library and the console's rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from hypergen.runtime.console import sanitize_block
+
+NGRAM = 4  # words
+LEGEND = f"<caption><mark>Marked</mark>: {NGRAM} or more words that the same text has said before.</caption>\n"
+WORD = re.compile(r"\S+")
+
+
+@dataclass
+class TextFigure:
+    """Hold a comparison of texts, which is HTML alone; see `modality.Figure`."""
+
+    content: str
+    """The fragment of HTML."""
+
+    def html(self) -> str:
+        """Return the fragment."""
+        return self.content
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write nothing: the page shows it all."""
+        return []
+
+
+def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+    """Build a table with one row an example, and with a legend where something is marked.
+
+    Args:
+        prompts: shown in the first column.
+        columns: continuations by title, as many in each as there are prompts.
+    """
+    titles = "".join(f"<th>{_escaped(title)}</th>" for title in ("prompt", *columns))
+    rows = zip(map(_escaped, prompts), *(map(_marked, texts) for texts in columns.values()), strict=True)
+    lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    legend = LEGEND if "<mark>" in lines else ""
+    head = f"{legend}<thead><tr>{titles}</tr></thead>"
+    return f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n'
+
+
+def _escaped(text: str) -> str:
+    return escape(sanitize_block(text))
+
+
+def _marked(text: str) -> str:
+    return mark_repeats(sanitize_block(text))
+
+
+def mark_repeats(text: str) -> str:
+    """Escape the text and put <mark> around every 4-gram of words that occurred before in it."""
+    words = list(WORD.finditer(text))
+    pieces, end = [], 0
+    for first, last in _repeated_stretches([word.group() for word in words]):
+        begin = words[first].start()
+        pieces += [escape(text[end:begin]), "<mark>", escape(text[begin : words[last].end()]), "</mark>"]
+        end = words[last].end()
+    return "".join([*pieces, escape(text[end:])])
+
+
+def _repeated_stretches(words: list[str]) -> list[tuple[int, int]]:
+    """List first and last word number of each stretch covered by 4-grams that occurred before."""
+    seen: set[tuple[str, ...]] = set()
+    stretches: list[tuple[int, int]] = []
+    for first in range(len(words) - NGRAM + 1):
+        ngram, last = tuple(words[first : first + NGRAM]), first + NGRAM - 1
+        if ngram not in seen:
+            seen.add(ngram)
+        elif stretches and first <= stretches[-1][1] + 1:
+            stretches[-1] = (stretches[-1][0], last)
+        else:
+            stretches.append((first, last))
+    return stretches

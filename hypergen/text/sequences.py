@@ -1,0 +1,115 @@
+"""Cut documents into sequences of equal length: one packed stream, windows drawn at random, or beginnings first.
+
+Documents are tokenized when they are needed, and no more of them than that.
+
+Shape letters: N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hypergen.errors import InputError
+from hypergen.text.tokenizer import tokenize
+
+CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is drawn
+
+
+def packed_stream(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, end_token: int | None
+) -> Tensor:
+    """Cut one stream of all documents into sequences (N, T); the remainder is dropped.
+
+    Args:
+        tokenizer: whose ids.
+        documents: joined in their order.
+        length: T.
+        end_token: before, between and after the documents; None: nothing is.
+
+    Raises:
+        InputError: all documents together are shorter than one sequence.
+    """
+    separator = [] if end_token is None else [end_token]
+    pieces = [np.asarray(separator, dtype=np.int64)]
+    for ids in tokenize(tokenizer, documents, special=False):
+        pieces.append(np.asarray(ids + separator, dtype=np.int64))
+    stream = torch.from_numpy(np.concatenate(pieces))
+    if len(stream) < length:
+        raise InputError(
+            f"--sequence-length {length}: all {len(documents)} texts together have only {len(stream)} tokens"
+        )
+    return stream[: len(stream) // length * length].view(-1, length)
+
+
+def drawn_windows(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, *, count: int, seed: int
+) -> Tensor:
+    """Draw windows (`count`, T) that do not overlap, from documents in an order that is drawn as well.
+
+    Args:
+        tokenizer: whose ids.
+        documents: read until there are enough windows to draw from.
+        length: T.
+        count: how many windows.
+        seed: of both draws.
+
+    Raises:
+        InputError: there are fewer windows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    windows: list[Tensor] = []
+    for found in _windows(tokenizer, _shuffled(documents, generator), length):
+        windows.extend(found)
+        if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
+            break
+    if len(windows) < count:
+        raise InputError(
+            f"--num-samples {count}: only {len(windows)} sequences of {length} tokens "
+            f"qualify in {len(documents)} texts; lower it or give more text"
+        )
+    return torch.stack([windows[index] for index in torch.randperm(len(windows), generator=generator)[:count]])
+
+
+def beginnings_first(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, *, count: int, seed: int
+) -> Tensor:
+    """Take at most `count` windows (N, T): the beginning of every document, and only then their later windows.
+
+    Args:
+        tokenizer: whose ids.
+        documents: read in an order drawn with `seed`; those shorter than T are skipped.
+        length: T.
+        count: how many windows, at most.
+        seed: of that order.
+
+    Raises:
+        InputError: no document is long enough.
+    """
+    long_enough: list[Tensor] = []
+    for windows in _windows(tokenizer, _shuffled(documents, torch.Generator().manual_seed(seed)), length):
+        long_enough.extend([windows] if len(windows) else [])
+        if len(long_enough) == count:
+            break
+    if not long_enough:
+        raise InputError(f"--sequence-length {length}: none of {len(documents)} held-out texts has so many tokens")
+    places = range(max(map(len, long_enough)))
+    found = [windows[place] for place in places for windows in long_enough if place < len(windows)]
+    return torch.stack(found[:count])
+
+
+def _windows(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], length: int) -> Iterator[Tensor]:
+    """Yield each document's windows (n, T), with the tokenizer's own special tokens around the document."""
+    for ids in tokenize(tokenizer, documents, special=True):
+        whole = len(ids) // length * length
+        yield torch.from_numpy(np.asarray(ids[:whole], dtype=np.int64)).view(-1, length)
+
+
+def _shuffled(documents: Sequence[str], generator: torch.Generator) -> Iterator[str]:
+    """Yield the documents in an order that `generator` draws; each is looked up when its turn comes."""
+    for index in torch.randperm(len(documents), generator=generator).tolist():
+        yield documents[index]

@@ -1,0 +1,103 @@
+"""Train a byte-level BPE, and load and apply any tokenizer that `AutoTokenizer` can read.
+
+A trained tokenizer has one special token, `<|endoftext|>`, with id 0: it separates texts and serves as begin, end and
+padding. Any string can be encoded, because every byte has a piece of its own. Nothing is added to a text unasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hypergen.errors import InputError
+from hypergen.runtime.console import first_line
+from hypergen.text.checkpoint import quiet
+
+END_OF_TEXT = "<|endoftext|>"
+DEFAULT_VOCABULARY_SIZE = 4096
+SMALLEST_VOCABULARY_SIZE = 257  # 256 bytes and the special token
+TEXTS_PER_BATCH = 64
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) -> PreTrainedTokenizerFast:
+    """Train a BPE with exactly `vocabulary_size` pieces, special token included; fewer where texts are few.
+
+    Raises:
+        InputError: the vocabulary cannot hold the 256 bytes and the special token.
+    """
+    size = DEFAULT_VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
+    if size < SMALLEST_VOCABULARY_SIZE:
+        raise InputError(f"--vocabulary-size {size}: must be {SMALLEST_VOCABULARY_SIZE} or more")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
+
+
+def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder or hub id; code that comes with it is never run.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it has no pieces.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(name), trust_remote_code=False, local_files_only=local_files_only
+            )
+            _try_out(tokenizer)
+    except Exception as error:  # whatever hub, JSON and tokenizers raise
+        raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error
+    if not len(tokenizer):
+        raise InputError(f"{name}: its tokenizer has no pieces")
+    return tokenizer
+
+
+def _try_out(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Use a tokenizer once: broken ones raise an error only when used."""
+    largest_id(tokenizer)
+    prefix_ids(tokenizer)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], special: bool) -> Iterator[list[int]]:
+    """Yield the ids of each text, in order; texts are tokenized in parallel, a batch at a time.
+
+    Args:
+        tokenizer: whose ids.
+        texts: read when they are needed.
+        special: add the special tokens that this tokenizer itself puts around a text (such as a begin token).
+    """
+    remaining = iter(texts)
+    while batch := list(islice(remaining, TEXTS_PER_BATCH)):
+        yield from tokenizer(batch, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def decode_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    """Decode ids into texts without special tokens; spaces stay as they were written."""
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Find the ids that this tokenizer itself puts in front of any text: a begin token, or nothing."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    starts = (first for first in range(len(whole)) if whole[first : first + len(plain)] == plain)
+    return whole[: next(starts, 0)]
+
+
+def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Find the largest id of the vocabulary; tokens added later may lie above it and be unknown to the model."""
+    added = tokenizer.get_added_vocab()
+    return max((index for piece, index in tokenizer.get_vocab().items() if piece not in added), default=0)

@@ -1,0 +1,55 @@
+"""Backpropagate the next-token loss through a chunked head, so that memory does not grow with the vocabulary.
+
+With 262,144 ids, the fp32 logits of 16 sequences of 256 tokens alone would take 4 GiB.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypergen.config import Precision
+from hypergen.modality import Predictor
+from hypergen.training.precision import autocast
+
+CHUNK = 2048  # positions whose logits exist at one time, at most
+MIN_CHUNK = 64  # a smaller product is not worth its call
+CHUNK_BYTES = 4 * 2**20  # of those logits on a CPU: what its caches hold (measured: a third of the time of 32 MiB)
+
+
+def backward(
+    model: Predictor, hidden: Tensor, targets: Tensor, precision: Precision = "fp32", *, share: float = 1.0
+) -> float:
+    """Backpropagate a share of the mean cross-entropy of hidden states, and return it in nats per token.
+
+    The head runs on a chunk of positions at a time and each chunk is backpropagated to `hidden` at once, so that
+    logits of size (B, T, V) never exist and nothing is computed twice.
+
+    Args:
+        model: whose head makes the logits.
+        hidden: (B, T, D), with the graph that made them.
+        targets: (B, T) ids, the token after each position.
+        precision: of the head; the loss itself is fp32.
+        share: of the batch that these sequences are, where it is computed in parts.
+    """
+    positions, labels = hidden.detach().flatten(0, 1), targets.flatten()
+    chunk_size = _chunk_size(model.num_tokens, hidden.device)
+    gradients, total = [], torch.zeros((), device=hidden.device)
+    for chunk, chunk_labels in zip(positions.split(chunk_size), labels.split(chunk_size), strict=True):
+        chunk.requires_grad_()
+        with autocast(precision, hidden.device):
+            logits = model.head(chunk)
+        loss = F.cross_entropy(logits.float(), chunk_labels, reduction="sum") / labels.numel() * share
+        loss.backward()
+        gradients.append(chunk.grad)
+        total += loss.detach()
+    hidden.backward(torch.cat(gradients).view_as(hidden))
+    return total.item()
+
+
+def _chunk_size(num_tokens: int, device: torch.device) -> int:
+    """Choose for how many positions logits are made together: fewer on a CPU, where they should stay in its caches."""
+    return CHUNK if device.type != "cpu" else min(CHUNK, max(MIN_CHUNK, CHUNK_BYTES // (4 * num_tokens)))

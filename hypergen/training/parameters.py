@@ -1,0 +1,82 @@
+"""Choose which parameters train: one function says so, and everything that depends on the choice asks it.
+
+The loop, the size of a checkpoint and the fingerprint of a resumed training would each be wrong in silence if they
+disagreed. The effect of hyperfitting is found in the last layers (arXiv 2605.22579), so these can be trained alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from hypergen.errors import InputError
+from hypergen.modality import TrainableModel
+from hypergen.training.state import BYTES_PER_WEIGHT
+
+
+def trained_parameters(model: TrainableModel, last_layers: int) -> dict[str, nn.Parameter]:
+    """Select the parameters that train, by name; the model is left as it is.
+
+    Args:
+        model: in whose order the parameters are named.
+        last_layers: 0: everything; K: the last K blocks and what follows them (final norm, untied head).
+
+    Raises:
+        InputError: K is larger than the number of blocks.
+    """
+    check_last_layers(model, last_layers)
+    if last_layers == 0:
+        return dict(model.named_parameters())
+    modules = [*model.blocks[-last_layers:], *model.final_modules]
+    trained = {id(parameter) for module in modules for parameter in module.parameters()}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in trained}
+
+
+def check_last_layers(model: TrainableModel, last_layers: int) -> None:
+    """Refuse to train more blocks than the model has.
+
+    Raises:
+        InputError: there are fewer than `last_layers`.
+    """
+    if last_layers > len(model.blocks):
+        raise InputError(f"--last-layers {last_layers}: the model has {len(model.blocks)} blocks")
+
+
+def mark_trained(model: TrainableModel, last_layers: int) -> dict[str, nn.Parameter]:
+    """Let `trained_parameters` alone require gradients, make them fp32, and return them.
+
+    In 16 bits, updates of a small learning rate are rounded away.
+
+    Raises:
+        InputError: there are fewer blocks than `last_layers`; nothing was changed.
+    """
+    trained = trained_parameters(model, last_layers)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
+    return trained
+
+
+def checkpoint_bytes(model: TrainableModel, last_layers: int) -> int:
+    """Compute the size of a checkpoint on a disk."""
+    return BYTES_PER_WEIGHT * sum(parameter.numel() for parameter in trained_parameters(model, last_layers).values())
+
+
+def frozen_fingerprint(model: TrainableModel, last_layers: int) -> dict[str, str]:
+    """Hash the weights that do not train: a checkpoint does not hold them, so a resumed training must find the same.
+
+    Weights that stay in files (`--offload`) are not read for this: of such a model the embedding speaks for the rest.
+    """
+    if not last_layers:
+        return {}
+    trained = trained_parameters(model, last_layers)
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if name not in trained and not weight.is_meta:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return {"frozen weights of SHA-256": digest.hexdigest()}

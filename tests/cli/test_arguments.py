@@ -1,0 +1,98 @@
+"""`--config FILE` gives flags, and what is typed wins. Alone: pytest tests/cli/test_arguments.py"""
+
+import json
+
+import pytest
+
+from hypergen.cli.arguments import check_flags, one_line, typed_flags
+from hypergen.cli.commands import parse
+from hypergen.config import FitConfig
+from hypergen.errors import InputError
+
+
+def config_file(folder, content, name="options.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+VALUES = {"epochs": 3, "learning_rate": 1e-4, "data": "a b.txt", "resume": True, "output": None, "prompt_length": 7}
+
+
+@pytest.mark.parametrize("form", ["json", "toml", "kebab"])
+def test_a_file_gives_flags(form, tmp_path):
+    content = {name.replace("_", "-") if form == "kebab" else name: value for name, value in VALUES.items()}
+    if form == "toml":
+        content = 'epochs = 3\nlearning_rate = 1e-4\ndata = "a b.txt"\nresume = true\nprompt_length = 7\n'
+    path = config_file(tmp_path, content, "options.toml" if form == "toml" else "options.json")
+    command = parse(["fit", "--config", path])
+    assert command.fit == FitConfig(epochs=3, learning_rate=1e-4, data="a b.txt", resume=True)
+    assert command.settings.given() == {"prompt_length": 7}
+
+
+def test_what_is_typed_wins(tmp_path):
+    path = config_file(tmp_path, {"epochs": 3, "num_samples": 9, "resume": True, "seed": 5})
+    for arguments in (["--config", path, "--epochs", "4"], ["--epochs=4", f"--config={path}"]):
+        command = parse(["fit", *arguments, "--num_samples", "8", "--no-resume"])
+        assert command.fit == FitConfig(epochs=4, num_samples=8, seed=5)
+
+
+def test_false_lists_and_values_that_look_like_flags(tmp_path):
+    path = config_file(tmp_path, {"stop_at_end": False, "prompt": ["one two", "three"], "output": "--odd"})
+    command = parse(["generate", "RUN", "--config", path])
+    assert command.decoding.stop_at_end is False
+    assert (command.generate.prompt, command.generate.output) == (("one two", "three"), "--odd")
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ({"epoch": 3}, "--epoch: unknown option of fit; did you mean --epochs?"),
+        ({"strategy": "greedy"}, "--strategy: unknown option of fit"),
+        ({"epochs": {"a": 1}}, "--config: epochs must be one value or a list"),
+        ({"epochs": "many"}, "--epochs 'many': must be a whole number"),
+        ({"epochs": 0}, "--epochs 0: must be a whole number, 1 or more"),
+        ([1], "is an array, not an object"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is nested deeper than 64"),
+        ("", "is not JSON"),
+    ],
+)
+def test_a_bad_file_is_refused(content, said, tmp_path):
+    with pytest.raises(InputError) as error:
+        parse(["fit", "--config", config_file(tmp_path, content)])
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [["--config"], ["--config", "nowhere.json"], ["--config", "."]])
+def test_no_file(arguments):
+    with pytest.raises(InputError, match=r"^--config"):
+        parse(["fit", *arguments])
+
+
+def test_two_files_and_bad_toml_are_refused(tmp_path):
+    one = config_file(tmp_path, {})
+    with pytest.raises(InputError, match=r"needs one .json or .toml file"):
+        parse(["fit", "--config", one, "--config", one])
+    with pytest.raises(InputError, match="is not TOML"):
+        parse(["fit", "--config", config_file(tmp_path, "epochs: 3", "a.toml")])
+
+
+def test_typed_flags_know_each_spelling():
+    assert typed_flags(["--epochs=3", "x", "--no-mirror", "--num_samples", "4"]) == {
+        "--epochs",
+        "--mirror",
+        "--num-samples",
+    }
+
+
+def test_an_unknown_flag_is_named_with_the_nearest():
+    check_flags("fit", ["--epochs", "3", "--no-resume"], {"--epochs", "--resume"})
+    with pytest.raises(InputError, match=r"--epoch: unknown option of fit; did you mean --epochs\?"):
+        check_flags("fit", ["--epoch", "3"], {"--epochs", "--resume"})
+
+
+def test_the_parser_s_box_becomes_a_line():
+    box = "╭─ Parsing error ─╮\n│ Unrecognized options: --x │\n│ ───── │\n│ For full helptext, see --help │\n╰───╯"
+    assert one_line(box) == "Unrecognized options: --x"
+    assert one_line("") == "wrong arguments; see hypergen --help"

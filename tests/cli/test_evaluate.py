@@ -1,0 +1,36 @@
+"""What `hypergen evaluate` prints and writes. Alone: pytest tests/cli/test_evaluate.py"""
+
+import json
+
+import hypergen
+from hypergen.storage.manifest import check_manifest
+from tests.cli.shown import complaint, output
+from tests.conftest import tree
+
+
+def test_evaluate_prints_a_table_and_writes_the_figure(text_run, tmp_path, capsys):
+    lines = output(capsys, "evaluate", text_run, "--output", str(tmp_path / "out"), "--count", "4")
+    assert "| base greedy" in "".join(lines) and lines[-1] == f"wrote {tmp_path}/out"
+    assert tree(tmp_path / "out").keys() == {"records.json", "records.md", "report.html", "manifest.json"}
+    check_manifest(tmp_path / "out")
+    written = (tmp_path / "out" / "records.md").read_text().splitlines()
+    shown = [line for line in lines if line.startswith("|")]
+    table = [line for line in written if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table] == [line.split("|")[1].strip() for line in shown]
+    below = [line for line in lines if not line.startswith("|")][:-1]
+    assert written[len(table) + 1 :] == [f"- {line}" for line in below]
+    assert "4 prompts of 4 tokens, 12 new tokens each" in below
+    assert any(line.startswith("self-BLEU: self:excluded|pool:4|nrefs:3|") for line in below)
+    sentences = [line for line in lines if line.startswith("rep-4: hyperfitted greedy")]
+    assert [sentence.split(" and ")[1].split(" 0.")[0] for sentence in sentences] == ["base greedy", "base top-p"]
+
+
+def test_evaluate_says_which_base_it_lacks(text_run, capsys):
+    assert "nowhere/at/all" in complaint(capsys, "evaluate", text_run, "--baseline", "nowhere/at/all")
+
+
+def test_evaluate_prints_json_that_repeats_the_numbers_of_fit(text_run, capsys):
+    (line,) = output(capsys, "evaluate", text_run, "--json")
+    values = {record["name"]: record["values"] for record in json.loads(line)}
+    for record in hypergen.load(text_run, device="cpu").records:
+        assert record["values"].items() <= values[record["name"]].items()

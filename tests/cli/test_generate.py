@@ -1,0 +1,147 @@
+"""What `hypergen generate` prints and writes. Alone: pytest tests/cli/test_generate.py"""
+
+import json
+import re
+import shutil
+
+import pytest
+
+import hypergen
+from hypergen import api
+from hypergen.cli import main as cli
+from tests.cli.shown import complaint, output
+from tests.conftest import tree
+from tests.storage.faulty_disk import failing, flip
+
+
+def test_texts_are_printed_one_below_the_other(text_run, capsys):
+    lines = output(capsys, "generate", text_run, "--prompt", "The ferryman", "Nobody", "--max-new-tokens", "8")
+    assert [line for line in lines if line.startswith("---")] == ["--- 1", "--- 2"]
+    assert all(sign.isprintable() for line in lines for sign in line)
+
+
+def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
+    from hypergen.text.adapter import TextModality
+
+    monkeypatch.setattr(TextModality, "render", lambda *_: ["\x1b]0;title\x07\x9bA\nB\u202e"])
+    assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]
+
+
+def test_bf16_says_how_far_it_agrees_with_fp32(text_run, capsys):
+    options = ["--prompt", "The ferryman", "--max-new-tokens", "8", "--no-stop-at-end", "--device", "cpu"]
+    assert cli.main(["generate", text_run, *options]) == 0
+    assert "bf16" not in capsys.readouterr().err
+    assert cli.main(["generate", text_run, *options, "--precision", "bf16"]) == 0
+    told = capsys.readouterr().err.splitlines()[-1]
+    number = r"\d+\.\d%"
+    assert re.fullmatch(
+        rf"hypergen: --precision bf16: fp32 finds the same token most likely at {number} of these \d+ places", told
+    )
+
+
+def test_json_has_the_ids_of_prompt_and_completion(text_run, capsys):
+    options = ["--max-new-tokens", "8", "--no-stop-at-end"]
+    lines = output(capsys, "generate", text_run, "--json", "--count", "3", *options)
+    records = [json.loads(line) for line in lines]
+    assert [len(record["completion_tokens"]) for record in records] == [8, 8, 8]
+    loaded = hypergen.load(text_run, device="cpu")
+    assert [record["prompt_tokens"] for record in records] == [row.tolist() for row in loaded.prompt_rows()[:3]]
+    assert [record["text"] for record in records] == loaded.generate(max_new_tokens=8, stop_at_end=False)[:3]
+
+
+def test_a_completion_ends_before_its_end_token(toy_run, capsys):
+    long, whole = (
+        [json.loads(line)["completion_tokens"] for line in output(capsys, "generate", toy_run, "--json", *options)]
+        for options in ((), ("--no-stop-at-end",))
+    )
+    assert {len(ids) for ids in whole} == {12}
+    assert all(17 not in ids and ids == all_ids[: len(ids)] for ids, all_ids in zip(long, whole, strict=True))
+
+
+def test_a_folder_gets_one_file_an_item(text_run, tmp_path, capsys):
+    lines = output(capsys, "generate", text_run, "--count", "2", "--output", str(tmp_path / "new" / "texts"))
+    assert lines == [f"wrote {tmp_path}/new/texts"]
+    assert tree(tmp_path / "new" / "texts").keys() == {"0001.txt", "0002.txt", "manifest.json"}
+
+
+def test_a_jsonl_file_gets_the_records(text_run, tmp_path, capsys):
+    shown = output(capsys, "generate", text_run, "--json", "--count", "2", "--output", str(tmp_path / "a.jsonl"))
+    assert (tmp_path / "a.jsonl").read_text().splitlines() == shown
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_html_file_gets_the_page(text_run, tmp_path, capsys):
+    output(capsys, "generate", text_run, "--output", str(tmp_path / "a.html"))
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert "must be" in complaint(capsys, "generate", text_run, "--output", str(tmp_path / "a.txt"))
+    assert "ends in .html" in complaint(capsys, "generate", text_run, "--output", str(tmp_path / "a.png"))
+    page = str(tmp_path / "b.html")
+    assert "differ in length" in complaint(capsys, "generate", text_run, "--output", page, "--prompt", "a", "a b c d")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.html", "texts"])
+def test_a_full_disk_is_exit_6_and_leaves_nothing(name, text_run, tmp_path, capsys):
+    with failing("fsync", 1):
+        output(capsys, "generate", text_run, "--count", "1", "--output", str(tmp_path / name), code=6)
+    assert not tree(tmp_path)
+
+
+def test_prompts_of_a_file(text_run, text_data, capsys):
+    lines = output(capsys, "generate", text_run, "--prompts", text_data, "--count", "2", "--max-new-tokens", "2")
+    assert "--- 2" in lines and "--- 3" not in lines
+
+
+def test_settings_of_the_run_hold_unless_typed(text_run, capsys):
+    def length(*options):
+        return len(
+            json.loads(output(capsys, "generate", text_run, "--json", "--count", "1", *options)[0])["prompt_tokens"]
+        )
+
+    assert (length(), length("--prompt-length", "6")) == (4, 6)
+
+
+def test_everything_cheap_is_refused_before_a_model_is_loaded(text_run, text_base, tmp_path, capsys, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(api, "load", load)
+    (tmp_path / "there.jsonl").touch()
+    cases = {
+        "--count 7: there are 6 prompts": ["--count", "7"],
+        "--count 3: there are 2 prompts": ["--count", "3", "--prompt", "a", "b"],
+        "give one of them": ["--prompt", "a", "--prompts", "b.txt"],
+        "b.txt: no such file": ["--prompts", "b.txt"],
+        "is not empty": ["--output", str(tmp_path)],
+        "exists already": ["--output", str(tmp_path / "there.jsonl")],
+        "does not exist": ["--output", str(tmp_path / "nowhere" / "a.jsonl")],
+        "not an option of modality 'text'": ["--image-size", "32"],
+        "--count 0": ["--count", "0"],
+        "--max-new-tokens -1": ["--max-new-tokens", "-1"],
+    }
+    for said, options in cases.items():
+        assert said in complaint(capsys, "generate", text_run, *options)
+    for options in ([], ["--prompt", "a", "--block-citations", "3"]):
+        assert "only a hyperfitted run has it" in complaint(capsys, "generate", text_base, *options)
+    assert "no such folder" in complaint(capsys, "generate", "nowhere/at/all", "--prompt", "a")
+    for options in (
+        ["--output", str(tmp_path)],
+        ["--data", "b.txt"],
+        ["--count", "0"],
+    ):
+        assert complaint(capsys, "evaluate", text_run, *options).startswith("hypergen: ")
+
+
+def test_what_only_can_be_shown_needs_an_output(toy_run, capsys):
+    assert "--output: needed" in complaint(capsys, "generate", toy_run)
+
+
+@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+def test_a_run_can_be_verified(verb, toy_run, tmp_path, capsys):
+    shutil.copytree(toy_run, tmp_path / "run")
+    options = ["--count", "2", "--max-new-tokens", "2", "--verify", "--json"]
+    output(capsys, verb, str(tmp_path / "run"), *options)
+    flip(tmp_path / "run" / "model.safetensors")
+    output(capsys, verb, str(tmp_path / "run"), *options[:-2], "--json")
+    assert cli.main([verb, str(tmp_path / "run"), "--device", "cpu", *options]) == 3
+    assert "model.safetensors: missing, or its content is not what the manifest says" in capsys.readouterr().err

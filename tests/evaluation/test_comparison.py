@@ -1,0 +1,212 @@
+"""One table on one footing. Alone: pytest tests/evaluation/test_comparison.py"""
+
+import math
+import re
+
+import pytest
+import torch
+
+from hypergen.config import DecodingConfig
+from hypergen.evaluation import comparison as module
+from hypergen.evaluation.baselines import fit_baselines
+from hypergen.evaluation.comparison import Comparison
+from hypergen.report.columns import Columns
+from hypergen.report.markdown import markdown
+from tests.toy.adapter import METRICS, numbers, toy
+from tests.toy.config import Settings
+
+GREEDY = DecodingConfig(stop_at_end=False)
+
+
+def comparison(num_new=12, seed=0, **options):
+    modality = options.pop("modality", None) or toy()
+    tokens = modality.encode(numbers(40, Settings()))
+    return Comparison(modality, tokens[:30], tokens[30:], num_new=num_new, seed=seed, **options)
+
+
+def mean(compare, name, metric):
+    return next(one for one in compare.records if one["name"] == name)["values"][metric]["mean"]
+
+
+def test_every_row_has_the_same_prompts_and_length():
+    compare = comparison()
+    compare.add("greedy", GREEDY)
+    compare.add("top-p", DecodingConfig(strategy="top-p", stop_at_end=False))
+    compare.add_original("original")
+    assert list(compare.columns) == ["greedy", "top-p", "original"]
+    assert {tuple(column.shape) for column in compare.columns.values()} == {(10, 12)}
+    assert compare.columns["original"].equal(compare.held_out[:, 4:])
+    assert compare.figure().html().count("<tr>") == 11
+
+
+def test_overlap_stands_beside_diversity_in_every_row():
+    compare = comparison()
+    compare.add("greedy", GREEDY, describe_model=True)
+    compare.add_original("original")
+    for record in compare.records:
+        assert {"ttr", "rep_2", "rep_3", "rep_4", "steady", "overlap_mean", "overlap_over_10"} <= record[
+            "values"
+        ].keys()
+    assert {"loss", "entropy", "top1_probability"} <= compare.records[0]["values"].keys()
+    assert "loss" not in compare.records[1]["values"]
+    assert "overlap" in markdown(compare.records, Columns.of(METRICS)).lower()
+
+
+def test_perplexity_is_that_of_the_mean_loss_and_so_is_its_interval():
+    compare = comparison()
+    values = compare.add("greedy", GREEDY, describe_model=True)
+    found, loss = compare.records[0]["values"]["perplexity"], values["loss"].tolist()
+    assert found["mean"] == pytest.approx(math.exp(sum(loss) / len(loss)))
+    draws = torch.randint(10, (1000, 10), generator=torch.Generator().manual_seed(0))  # the definition, on exp of means
+    means = sorted(math.exp(sum(loss[i] for i in draw) / 10) for draw in draws.tolist())
+    assert means[23] <= found["low"] <= means[26] and means[973] <= found["high"] <= means[976]
+
+
+def test_a_quotation_is_seen():
+    compare = comparison()
+    compare.held_out = torch.cat([compare.held_out[:, :4], compare.training[:10, 4:]], 1)
+    compare.add_original("quoted")
+    values = compare.records[0]["values"]
+    assert (values["overlap_mean"]["mean"], values["overlap_over_10"]["mean"]) == (12, 1)
+    assert values["overlap_max"] == {"mean": 12}
+
+
+def test_intervals_hold_the_mean_and_depend_on_the_seed_alone():
+    first, again, other = comparison(), comparison(), comparison(seed=1)
+    for one in (first, again, other):
+        one.add("top-p", DecodingConfig(strategy="top-p", stop_at_end=False))
+    assert first.records == again.records != other.records
+    ttr = first.records[0]["values"]["ttr"]
+    assert ttr["low"] <= ttr["mean"] <= ttr["high"] and mean(first, "top-p", "ttr") == mean(other, "top-p", "ttr")
+
+
+def test_no_original_where_the_examples_are_too_short():
+    compare = comparison(num_new=13)
+    compare.add("greedy", GREEDY)
+    compare.add_original("original")
+    assert [one["name"] for one in compare.records] == ["greedy"]
+
+
+def test_a_look_repeats_the_numbers_of_the_whole_table():
+    compare = comparison()
+    compare.add("base greedy", GREEDY, describe_model=True)
+    before = compare.initial_metrics("base greedy")
+    assert before == pytest.approx(compare.quick_metrics())
+    values = compare.records[0]["values"]
+    assert before["ttr"] == pytest.approx(values["ttr"]["mean"])
+    assert before["held_out_loss"] == pytest.approx(values["loss"]["mean"])
+
+
+def test_a_row_is_judged_by_the_base_where_there_is_one():
+    modality = toy()
+    compare = comparison(modality=modality, base=modality.model)
+    compare.add("base greedy", GREEDY, describe_model=True)
+    compare.add("other greedy", GREEDY, model=toy(seed=1).model, describe_model=True)
+    base, other = (record["values"] for record in compare.records)
+    assert "override" not in base and "agreement" not in base
+    assert 0 < other["override"]["mean"] <= 1 and other["rank_shift"]["mean"] > 1 > other["agreement"]["mean"]
+
+
+@pytest.mark.parametrize("order", [("base", "other"), ("other", "base")])
+def test_the_order_of_rows_does_not_matter_where_there_is_a_base(order):
+    modality = toy()
+    models = {"base": modality.model, "other": toy(seed=1).model}
+    compare = comparison(modality=modality, base=models["base"])
+    for name in order:
+        compare.add(name, GREEDY, model=models[name], describe_model=True)
+    again = comparison(modality=modality, base=models["base"])
+    again.add("other", GREEDY, model=models["other"], describe_model=True)
+    values = {record["name"]: record["values"] for record in compare.records}
+    assert "agreement" not in values["base"] and values["other"] == again.records[0]["values"]
+
+
+def test_without_a_base_the_model_described_first_stands_for_it():
+    """As in a fit, whose one model is another one after its training."""
+    modality = toy()
+    compare = comparison(modality=modality)
+    compare.add("before", GREEDY, describe_model=True)
+    modality.model.load_state_dict(toy(seed=1).model.state_dict())
+    compare.add("after", GREEDY, describe_model=True)
+    before, after = (record["values"] for record in compare.records)
+    assert "agreement" not in before and 0 <= after["agreement"]["mean"] < 1
+    assert not {"rank_shift", "override"} & {*before, *after}
+    judged = comparison(modality=toy(), base=toy().model)
+    judged.add("after", GREEDY, model=modality.model, describe_model=True)
+    assert judged.records[0]["values"]["agreement"] == after["agreement"]
+
+
+def test_rows_of_the_modality_s_own_model_are_added_together():
+    compare, alone = comparison(), comparison()
+    compare.add_all(row for rows in fit_baselines(0) for row in rows)
+    for row in (row for rows in fit_baselines(0) for row in rows):
+        alone.add(row.name, row.decoding, describe_model=row.describes)
+    assert compare.records == alone.records and len(compare.records) == 3
+
+
+def test_every_metric_of_the_core_is_there():
+    names = {"ttr", "mattr", *(f"rep_{n}" for n in (2, 3, 4)), *(f"distinct_{n}" for n in (1, 2, 3, 4))}
+    names |= {"overlap_mean", "overlap_over_10", "overlap_max"}
+    values = comparison().add("greedy", GREEDY)
+    assert names <= values.keys()
+    assert all(bool(((values[name] >= 0) & (values[name] <= 1)).all()) for name in names if "overlap" not in name)
+
+
+def test_overlap_by_hand(monkeypatch):
+    compare = comparison()
+    compare.held_out, compare.prompts = compare.held_out[:4], compare.prompts[:4]
+    monkeypatch.setattr(module, "longest_overlap", lambda *_: torch.tensor([2, 10, 11, 25]))
+    compare.add_original("original")
+    found = [mean(compare, "original", f"overlap_{name}") for name in ("mean", "max", "over_10")]
+    assert found == [12.0, 25.0, 0.5]
+
+
+def test_costlier_metrics_are_computed_and_noted_where_they_are_given():
+    modality = toy()
+    held_out = modality.encode(numbers(40, Settings()))[30:]
+    compare = comparison(modality=modality, reference_metrics=modality.reference_metrics(held_out, held_out))
+    compare.add("greedy", GREEDY)
+    compare.remarks["greedy"] = "a remark"
+    assert compare.records[0]["values"]["total"] == {"mean": float(compare.columns["greedy"].sum())}
+    assert compare.notes == {"total": "sum over 10 rows", "nearest": "among 10 originals", "greedy": "a remark"}
+    plain = comparison()
+    assert "total" not in plain.add("greedy", GREEDY) and plain.notes == {}
+
+
+def test_completions_from_elsewhere_are_measured_as_decoded_ones():
+    compare = comparison()
+    values = compare.add("greedy", GREEDY)
+    assert compare.append("again", compare.columns["greedy"]).keys() == values.keys()
+    assert compare.records[0]["values"] == compare.records[1]["values"]
+    assert compare.sizes == "10 prompts of 4 tokens, 12 new tokens each"
+
+
+def test_a_figure_shows_the_named_rows_or_else_all():
+    compare = comparison()
+    for name in ("first", "second", "third"):
+        compare.append(name, compare.held_out[:, 4:])
+
+    def titles(*given, **options):
+        found = re.findall("<th>(.*?)</th>", compare.figure(*given, **options).html())
+        assert found[0] == "prompt"
+        return found[1:]
+
+    assert titles() == titles(["nowhere"]) == ["first", "second", "third"]
+    assert titles(["third", "first", "nowhere"]) == ["first", "third"]
+    assert compare.figure(rows=2).html().count("<tr>") == 3
+
+
+def test_no_citation_of_the_training_set_passes():
+    """A set of tuples, which shares nothing with the index."""
+    compare = comparison()
+    compare.training = torch.cat([compare.held_out, compare.training])
+    compare.add("free", GREEDY)
+    compare.training = torch.cat([torch.cat([compare.prompts, compare.columns["free"]], 1), compare.training])
+    compare.add("blocked", DecodingConfig(block_citations=5, stop_at_end=False))
+    known = {tuple(row[n : n + 5]) for row in compare.training.tolist() for n in range(len(row) - 4)}
+
+    def quotations(name):
+        rows = torch.cat([compare.prompts, compare.columns[name]], 1).tolist()
+        first = compare.prompts.shape[1] - 4  # the first window with a new token
+        return [row[n : n + 5] for row in rows for n in range(first, len(row) - 4) if tuple(row[n : n + 5]) in known]
+
+    assert quotations("free") and not quotations("blocked")

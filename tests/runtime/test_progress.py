@@ -1,0 +1,101 @@
+"""Plain lines where nobody can see a bar, a bar on a terminal. Alone: pytest tests/runtime/test_progress.py"""
+
+import io
+import re
+from contextlib import redirect_stderr
+
+import pytest
+
+from hypergen.runtime import progress
+from hypergen.runtime.progress import track
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """For `redirect_stderr`; rich reads the kind and width of a terminal from the environment."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return Terminal()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that only the test moves."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+def test_short_work_prints_its_end_only(capsys, clock):
+    with track("count", 3) as advance:
+        for loss in (3.0, 2.0, 1.0):
+            clock(1)
+            advance(tokens=500, loss=loss)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "count: 3/3  loss 1.000  500 tokens/s  0 s left\n"
+
+
+def test_long_work_prints_every_ten_seconds(capsys, clock):
+    with track("count", 100) as advance:
+        for _ in range(25):
+            clock(1)
+            advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["10/100", "20/100"]
+    assert lines[0].endswith("90 s left")
+
+
+def test_time_left_counts_only_what_this_process_did(capsys, clock):
+    with track("count", 100, done=90) as advance:
+        clock(20)
+        advance(2)
+    assert capsys.readouterr().err == "count: 92/100    80 s left\n"
+
+
+def test_plain_lines_hold_no_control_codes(capsys, clock):
+    with track("a\x1b[2J\nb", 1) as advance:
+        advance()
+    assert capsys.readouterr().err == "a?[2J?b: 1/1    0 s left\n"
+
+
+def test_nothing_to_do_prints_nothing(capsys):
+    with track("count", 0):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_terminal_gets_a_bar(terminal):
+    with redirect_stderr(terminal), track("count", 4, done=1) as advance:
+        advance(3, tokens=10, loss=0.5)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    assert "count" in shown and "4/4" in shown and "loss 0.500" in shown and "tokens/s" in shown
+
+
+def test_label_cannot_style_or_break_the_terminal(terminal):
+    with redirect_stderr(terminal), track("[bold red]a\x1b[2J\\", 1) as advance:
+        advance()
+    assert "[bold red]a" in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()
+
+
+def test_an_error_inside_passes_through(terminal):
+    with pytest.raises(KeyError), redirect_stderr(terminal), track("count", 2):
+        raise KeyError
+
+
+def test_without_a_label_nothing_is_shown(capsys, terminal):
+    with redirect_stderr(terminal), track("", 1) as advance:
+        advance(tokens=1, loss=1.0)
+    with track("", 1) as advance:
+        advance()
+    assert terminal.getvalue() == "" and capsys.readouterr() == ("", "")

@@ -1,0 +1,117 @@
+"""One process at a time owns a run folder. Alone: pytest tests/storage/test_lock.py"""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hypergen.errors import InputError, LockedError
+from hypergen.storage import lock
+from hypergen.storage.atomic import publish
+from hypergen.storage.lock import lock_folder, take_lock
+from hypergen.storage.metrics_log import append_metrics
+from hypergen.storage.run_folder import check_output
+from tests.conftest import tree
+from tests.storage.faulty_disk import write_two
+
+
+def test_a_second_process_is_told_who_writes(tmp_path):
+    code = (
+        "import sys, pathlib; from hypergen.storage.lock import lock_folder\n"
+        "with lock_folder(pathlib.Path(sys.argv[1])): print('mine', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], **pipes) as other:
+        assert other.stdout.readline() == "mine\n"
+        for attempt in (
+            lambda: check_output(tmp_path / "run", False),
+            lock_folder(tmp_path / "run").__enter__,
+        ):
+            with pytest.raises(LockedError, match=f"in use by process {other.pid} on ") as error:
+                attempt()
+        assert error.value.exit_code == 4
+        other.kill()  # the kernel lets go of the lock; the file stays
+        other.wait()
+    check_output(tmp_path / "run", False)
+    with lock_folder(tmp_path / "run"):
+        pass
+    assert tree(tmp_path) == {"run": False}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_one_line(number, tmp_path, monkeypatch):
+    def refuse(handle, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(InputError, match=r"its file system has no locks .* another one"),
+        lock_folder(tmp_path / "run"),
+    ):
+        pass
+    assert not tree(tmp_path)
+
+
+def test_a_lock_is_asked_for_with_a_file_that_may_be_written(tmp_path, monkeypatch):
+    """NFS gives an exclusive lock for no other."""
+    flags = []
+    monkeypatch.setattr(fcntl, "flock", lambda handle, _: flags.append(fcntl.fcntl(handle, fcntl.F_GETFL)))
+    (tmp_path / ".lock").touch()
+    check_output(tmp_path, False)
+    with lock_folder(tmp_path):
+        pass
+    assert len(flags) == 2 and all(flag & (os.O_RDWR | os.O_WRONLY) for flag in flags)
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+    with pytest.raises(KeyError), lock_folder(tmp_path / "runs" / "text-1"):
+        assert (tmp_path / "runs" / "text-1" / ".lock").is_file()
+        raise KeyError
+    assert not tree(tmp_path)
+
+
+def test_a_folder_that_was_there_or_has_content_stays(tmp_path):
+    with lock_folder(tmp_path):
+        pass
+    with lock_folder(tmp_path / "run"):
+        append_metrics(tmp_path / "run", {"epoch": 1})
+    assert tree(tmp_path).keys() == {"run", "run/metrics.jsonl"}
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    for name in (".tmp-1", "checkpoints/.tmp-step-2-1"):
+        (tmp_path / name).mkdir(parents=True)
+        write_two(tmp_path / name)
+    (tmp_path / ".tmp-1-metrics.jsonl").touch()
+    with lock_folder(tmp_path):
+        assert tree(tmp_path).keys() == {".lock", "checkpoints"}
+
+
+def test_a_run_that_another_process_has_just_finished_is_kept(tmp_path):
+    publish(tmp_path / "run", write_two)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="holds a finished run"), lock_folder(tmp_path / "run"):
+        pass
+    assert tree(tmp_path) == before
+
+
+def test_an_owner_that_has_not_written_its_name_yet_is_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN", 0.0)
+    with open(tmp_path / "lock", "a+") as first, open(tmp_path / "lock", "a+") as second:
+        take_lock(tmp_path, first)
+        with pytest.raises(LockedError, match=r"in use by another process$"):
+            take_lock(tmp_path, second)
+        first.write("process 7 on host\n")
+        first.flush()
+        with pytest.raises(LockedError, match=r"in use by process 7 on host$"):
+            take_lock(tmp_path, second)
+
+
+def test_a_lock_file_that_its_owner_has_just_removed_is_not_taken(tmp_path):
+    with open(tmp_path / "lock", "a+") as handle:
+        (tmp_path / "lock").unlink()
+        with pytest.raises(LockedError, match="has ended here just now; start again"):
+            take_lock(tmp_path, handle)

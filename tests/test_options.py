@@ -1,0 +1,225 @@
+"""Which modality, base, options and items a verb works on. Alone: pytest tests/test_options.py"""
+
+import json
+import math
+from dataclasses import fields
+
+import pytest
+
+from hypergen import options, registry
+from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, FitConfig, PretrainConfig
+from hypergen.errors import InputError
+from tests.toy.config import Settings
+
+RECIPE = PAPER_RECIPE | {"sequence_length": 256}
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+def record(folder, content, name="hypergen.json"):
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(folder)
+
+
+# Options.
+
+
+def test_keywords_are_split_between_verb_and_modality():
+    config, settings = options.split_options(FitConfig, None, {"epochs": 3, "modulus": 5})
+    assert (config.epochs, settings) == (3, {"modulus": 5})
+    assert options.split_options(FitConfig, config, {"modulus": 5}) == (config, {"modulus": 5})
+
+
+def test_a_config_and_its_keywords_exclude_each_other():
+    with pytest.raises(InputError, match="epochs: give a FitConfig or keywords, not both"):
+        options.split_options(FitConfig, FitConfig(), {"epochs": 3})
+
+
+def test_a_missing_keyword_is_named():
+    from hypergen.config import PretrainConfig
+
+    with pytest.raises(InputError, match=r"^PretrainConfig: .*'data' and 'output'$"):
+        options.split_options(PretrainConfig, None, {"modality": "text"})
+
+
+def test_settings_come_from_the_user_then_from_the_recipe():
+    from hypergen.text.config import Settings as TextSettings
+
+    assert options.make_settings("text", {}, RECIPE) == TextSettings(sequence_length=256)
+    assert options.make_settings("text", {"sequence_length": 9}, PAPER_RECIPE).sequence_length == 9
+
+
+@pytest.mark.parametrize("modality, option", [("text", "image_size"), ("image", "prompt_length"), ("toy", "mirror")])
+def test_an_option_of_another_modality_is_refused_by_name(modality, option):
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(InputError, match=f"^{flag}: not an option of modality '{modality}', which has "):
+        options.make_settings(modality, {option: 3}, {})
+
+
+# The modality.
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("hypergen.json", {"modality": "toy"}, "toy"),
+        ("config.json", {"model_type": "imagegpt"}, "image"),
+        ("config.json", {"model_type": "llama"}, "text"),
+        ("config.json", {}, "text"),
+    ],
+)
+def test_a_folder_tells_its_modality(name, content, expected, tmp_path):
+    folder = record(tmp_path, content, name)
+    assert options.modality_of(None, folder) == options.modality_of(expected, folder) == expected
+    with pytest.raises(InputError, match=f"is of modality '{expected}'$"):
+        options.modality_of("other", folder)
+
+
+def test_what_hypergen_wrote_wins_over_the_architecture(tmp_path):
+    record(tmp_path, {"model_type": "llama"}, "config.json")
+    assert registry.identify(tmp_path) == "text"
+    record(tmp_path, {"modality": "toy"})
+    assert registry.identify(tmp_path) == "toy"
+
+
+def test_a_hub_id_takes_what_is_asked():
+    assert options.modality_of("text", "some/model") == "text"
+
+
+@pytest.mark.parametrize("model, said", [(None, "^--modality is needed"), ("x/y", "^x/y: no such folder; --modality")])
+def test_nothing_tells_the_modality(model, said):
+    with pytest.raises(InputError, match=f"{said}.*: text, image"):
+        options.modality_of(None, model)
+
+
+def test_an_empty_folder_does_not_tell(tmp_path):
+    with pytest.raises(InputError, match="does not tell its modality"):
+        options.modality_of(None, str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "7", "[" * 100_000, "1" * 5000, "\udcff"])
+@pytest.mark.parametrize("name", ["hypergen.json", "config.json"])
+def test_a_broken_record_is_one_line(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=name) as error:
+        options.modality_of(None, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("modality", ["audio", 3, ["text"], None])
+def test_a_record_with_a_modality_that_does_not_exist(modality, tmp_path):
+    folder = record(tmp_path, {"modality": modality})
+    with pytest.raises(InputError, match="text, image"):
+        options.stored_settings(folder, None, {})
+
+
+def test_stored_settings_with_what_the_user_gave_on_top(tmp_path):
+    folder = record(tmp_path, {"modality": "toy", "settings": {"modulus": 8, "prompt_length": 5}})
+    name, settings = options.stored_settings(folder, None, {"prompt_length": 6})
+    assert (name, settings) == ("toy", Settings(modulus=8, prompt_length=6))
+
+
+@pytest.mark.parametrize("settings", [3, [1], {"nonsense": 1}, {"prompt_length": None, "x": 1}])
+def test_stored_settings_that_do_not_fit_are_refused(settings, tmp_path):
+    with pytest.raises(InputError):
+        options.stored_settings(record(tmp_path, {"modality": "toy", "settings": settings}), None, {})
+
+
+def test_an_unknown_modality_and_one_without_a_base():
+    with pytest.raises(InputError, match="modality 'audio': allowed are text, image"):
+        options.embedded_base("audio")
+    with pytest.raises(InputError, match="--modality toy: has no embedded base; give --model"):
+        options.embedded_base("toy")
+
+
+# The recipe.
+
+
+def test_the_card_says_what_suits_its_data_and_the_paper_the_rest():
+    card = {"fit": {"self": {"epochs": 3}, "data": {"epochs": 5}, "stories": {"epochs": 7}}}
+    epochs = {data: options.fit_recipe(card, data, "image")["epochs"] for data in ("self", "stories", "mine.txt")}
+    assert epochs == {"self": 3, "stories": 7, "mine.txt": 5}
+    assert options.fit_recipe(card, "self", "image")["learning_rate"] == PAPER_RECIPE["learning_rate"]
+    for card in ({}, {"fit": {"data": {"epochs": 5}}}):
+        assert options.fit_recipe(card, "self", "image") == PAPER_RECIPE
+        assert options.fit_recipe(card, "self", "text") == PAPER_RECIPE | {"sequence_length": 256}
+
+
+# The items.
+
+
+class Reader:
+    """Stands for an adapter's module; a source gives its own name as its items."""
+
+    DEFAULT_PROMPTS = "built-in"
+
+    @staticmethod
+    def read(*, source, settings, skip_bad):
+        return [source] * 8
+
+
+@pytest.mark.parametrize(
+    "data, prompts, expected",
+    [
+        ("self", None, (None, "built-in")),
+        ("self", "self", (None, None)),
+        ("self", "mine", (None, "mine")),
+        ("theirs", "mine", ("theirs", "mine")),
+        ("theirs", "self", ("theirs", None)),
+        ("theirs", None, ("theirs", "theirs")),
+    ],
+)
+def test_where_training_and_held_out_items_come_from(data, prompts, expected):
+    items = options.read_items(Reader, None, FitConfig(data=data, prompts=prompts))
+    assert tuple(part and part[0] for part in items) == expected
+
+
+def test_own_samples_on_both_sides_where_a_modality_has_no_prompts(monkeypatch):
+    monkeypatch.setattr(Reader, "DEFAULT_PROMPTS", None)
+    assert options.read_items(Reader, None, FitConfig(data="self")) == (None, None)
+
+
+# What a verb works on.
+
+
+def test_after_resolution_nothing_is_open():
+    resolved = options.ResolvedFit.of(FitConfig(epochs=3), "text", RECIPE)
+    filled = {name: getattr(resolved, name) for name in ("modality", *PAPER_RECIPE)}
+    assert filled == PAPER_RECIPE | {"modality": "text", "epochs": 3}
+    assert fields(resolved) and [one.name for one in fields(resolved)] == [one.name for one in fields(FitConfig)]
+
+
+def test_a_recipe_that_leaves_something_open_is_refused_by_flag():
+    with pytest.raises(InputError, match="--learning-rate: neither given nor in the base's recipe"):
+        options.ResolvedFit.of(
+            FitConfig(), "text", {name: value for name, value in RECIPE.items() if name != "learning_rate"}
+        )
+
+
+@pytest.mark.parametrize(
+    "every, expected", [(None, (0, options.CHECKPOINT_SECONDS)), (0, (0, math.inf)), (2, (6, math.inf))]
+)
+def test_a_plan_counts_in_steps(every, expected):
+    resolved = options.ResolvedFit.of(FitConfig(checkpoint_every=every, batch_size=8, epochs=5), "text", RECIPE)
+    plan = options.fit_plan(resolved, 20)
+    assert (plan.steps, plan.pretraining) == (15, False)
+    assert (plan.checkpoint_every, plan.checkpoint_seconds) == expected
+    for name in ("batch_size", "learning_rate", "seed", "target_loss", "last_layers", "precision", "recompute"):
+        assert getattr(plan, name) == getattr(resolved, name)
+
+
+def test_pretraining_trains_everything_and_stops_at_no_loss():
+    config = PretrainConfig(modality="text", data="a", output="b", steps=7, checkpoint_every=2)
+    plan = options.pretrain_plan(config)
+    assert (plan.steps, plan.last_layers, plan.target_loss, plan.pretraining, plan.checkpoint_every) == (
+        7,
+        0,
+        0,
+        True,
+        2,
+    )
+
+
+@pytest.mark.parametrize("asked, expected", [(None, HELD_OUT_SAMPLES), (3, 3)])
+def test_prompts_of_a_comparison(asked, expected):
+    assert options.num_held_out(FitConfig(held_out_samples=asked)) == expected

@@ -1,0 +1,59 @@
+"""A name leads to its package, a folder to its modality. Alone: pytest tests/test_registry.py"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hypergen import registry
+from hypergen.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["text", "image", "toy"])
+def test_a_name_leads_to_an_adapter_and_its_settings(name, registered):
+    adapter = registry.adapter(name)
+    assert adapter.__name__ == f"{registry.MODALITIES[name]}.adapter"
+    assert registry.settings_class(name).__module__ == f"{registry.MODALITIES[name]}.config"
+
+
+@pytest.mark.parametrize("ask", [registry.adapter, registry.settings_class, registry.paper_recipe, registry.sources])
+@pytest.mark.parametrize("name", ["video", "", "Text", ["text"]])
+def test_an_unknown_name_is_refused_with_those_that_are_allowed(ask, name):
+    with pytest.raises(InputError, match="allowed are text, image"):
+        ask(name)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ({"model_type": "imagegpt"}, "image"),
+        ({"model_type": "llama"}, "text"),
+        ({"model_type": "toy"}, "toy"),
+        ({}, "text"),
+    ],
+)
+def test_every_modality_is_asked_and_the_first_takes_the_rest(content, expected, registered, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert registry.identify(tmp_path) == expected
+    (tmp_path / "hypergen.json").write_text(json.dumps({"modality": "image"}))
+    assert registry.identify(tmp_path) == "image"
+
+
+def test_an_empty_folder_tells_nothing(tmp_path):
+    assert registry.identify(tmp_path) is None
+
+
+def test_recipe_and_sources_need_no_torch():
+    code = (
+        "import sys; from hypergen import registry\n"
+        "print([(registry.paper_recipe(name), bool(registry.sources(name))) for name in registry.MODALITIES])\n"
+        "print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown == ["[({'sequence_length': 256}, True), ({}, True)]", "False"]
+
+
+def test_a_recipe_cannot_be_changed_by_its_reader():
+    registry.paper_recipe("text")["sequence_length"] = 1
+    assert registry.paper_recipe("text") == {"sequence_length": 256}

@@ -1,0 +1,146 @@
+"""Every source, and every way in which a source can be wrong. Alone: pytest tests/text/test_sources.py"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hypergen.data import hub
+from hypergen.errors import InputError
+from hypergen.text import sources
+from hypergen.text.config import Settings
+
+GOOD = b'{"text": "a story"}\n'
+
+
+def _read(path: Path, content: bytes, **settings) -> list[str]:
+    path.write_bytes(content)
+    return sources.read(str(path), Settings(**settings))
+
+
+def _refusal(path: Path, content: bytes, **settings) -> str:
+    with pytest.raises(InputError) as error:
+        _read(path, content, **settings)
+    assert "\n" not in str(error.value) and error.value.exit_code == 2
+    return str(error.value).removeprefix(str(path))
+
+
+def test_rows(tmp_path):
+    content = (
+        b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"n": [1, {"a": "[{"}], "text": "tw\\u00f6\\nlines \xf0\x9f\x91\x8b"}'
+    )
+    assert _read(tmp_path / "a.jsonl", content) == ["one", "twö\nlines 👋"]
+    assert _read(tmp_path / "b.JSONL", b'{"story": "x", "text": 3}\n', text_field="story") == ["x"]
+    assert _read(tmp_path / "c.jsonl", GOOD + b'{"text": ""}\n') == ["a story", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"[1]", ":2: is an array, not an object"),
+        (b'"secret"', ":2: is a string, not an object"),
+        (b"null", ":2: is null, not an object"),
+        (b'{"other": 1}', ":2: has no field 'text' (--text-field)"),
+        (b'{"text": null}', ":2: field 'text' is null, not a string"),
+        (b'{"text": 7}', ":2: field 'text' is a number, not a string"),
+        (b'{"text": true}', ":2: field 'text' is a boolean, not a string"),
+        (b'{"text": ["secret"]}', ":2: field 'text' is an array, not a string"),
+        (b'{"text": "a", "b": NaN}', ":2: NaN is not JSON"),
+        (b'{"text": "a", "b": -Infinity}', ":2: -Infinity is not JSON"),
+        (b'{"text": "a", "text": "b"}', ":2: has a key twice"),
+        (b'{"text": "a", "b": {"c": 1, "c": 2}}', ":2: has a key twice"),
+        (b'{"text": "\\ud800"}', ":2: field 'text' has half of a surrogate pair"),
+        (b'{"text": "a\\u0000b"}', ":2: field 'text' has a NUL character"),
+        (b'{"text": "a\0b"}', ":2: has a NUL byte at byte 31 of the file"),
+        (b'{"text": "secret}', ":2: is not JSON (Unterminated string starting at character 10)"),
+        (b'{"text": "a"} {"text": "b"}', ":2: is not JSON (Extra data at character 15)"),
+        (b'{"text": "a", "b": ' + b"9" * 5000 + b"}", ":2: is not JSON that can be read (a number is too long)"),
+        (b'{"text": "a", "b": ' + b"[" * 64 + b"]" * 64 + b"}", ":2: is nested deeper than 64"),
+        (b'{"text": "' + "ä".encode("latin-1") + b'"}', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xc3', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xed\xa0\x80"}', ":2: not UTF-8 at byte 30 of the file"),
+        (b'{"text": "\xc0\xaf"}', ":2: not UTF-8 at byte 30 of the file"),
+    ],
+)
+def test_bad_row(tmp_path, line, reason):
+    refusal = _refusal(tmp_path / "a.jsonl", GOOD + line + b"\n")
+    assert refusal == reason
+    assert "secret" not in refusal
+
+
+def test_deep_but_allowed(tmp_path):
+    assert _read(tmp_path / "a.jsonl", b'{"text": "[[[[", "b": ' + b"[" * 63 + b"]" * 63 + b"}") == ["[[[["]
+
+
+def test_bad_utf8_is_counted_from_the_start_of_the_file(tmp_path):
+    assert ":1: not UTF-8 at byte 15 " in _refusal(tmp_path / "a.jsonl", b'\xef\xbb\xbf  {"text": "\xff"}')
+    text = b"\xef\xbb\xbf" + b"x" * (sources.CHUNK - 5) + "€".encode()[:2] + b"yy"
+    assert f": not UTF-8 at byte {sources.CHUNK - 2} " in _refusal(tmp_path / "a.txt", text)
+    assert ": not UTF-8 at byte 2 " in _refusal(tmp_path / "b.txt", b"ab\xe2\x82")
+    for name in ("c.txt", "c.jsonl"):
+        assert "compressed (gzip)" in _refusal(tmp_path / name, gzip.compress(b"text"))
+
+
+def test_text_files(tmp_path):
+    assert _read(tmp_path / "a.txt", b"one text\r\nof two lines\n") == ["one text\nof two lines"]
+    several = "\ufeffone\n<|endoftext|>\n\n<|endoftext|>\ntwo <|endoftext|> still\n<|endoftext|>\n"
+    assert _read(tmp_path / "b.txt", several.encode()) == ["one", "two <|endoftext|> still"]
+    many = ("é" * 700_001 + "\n<|endoftext|>\n") * 2  # characters across the borders of chunks
+    assert _read(tmp_path / "c.txt", many.encode()) == ["é" * 700_001] * 2
+    assert _refusal(tmp_path / "d.txt", b"abc\0") == ": has a NUL byte at byte 3 of the file"
+
+
+def test_nothing_to_read(tmp_path):
+    assert _refusal(tmp_path / "a.txt", b"") == ": is empty"
+    assert _refusal(tmp_path / "a.jsonl", b"") == ": is empty"
+    assert _refusal(tmp_path / "b.txt", b" \n\n") == ": has no text in it"
+    assert _refusal(tmp_path / "b.jsonl", b"\n\n") == ": has no text in it"
+    assert _refusal(tmp_path / "c.jsonl", b'{"text": " "}') == ": has no text in it"
+    assert _refusal(tmp_path / "a.csv", b"x") == ": allowed are a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.txt", "nul\0.txt", "long" * 200 + ".txt", "folder.txt", "loop.txt", "pipe.txt"]
+)
+def test_no_file(tmp_path, name):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InputError) as error:
+        sources.read(f"{tmp_path}/{name}", Settings())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        sources.read(str(tmp_path / "a.txt"), Settings())
+
+
+def test_stories():
+    path = Path(sources.__file__).parents[1] / "assets" / "stories.jsonl"
+    if not path.exists():
+        pytest.skip("hypergen/assets/stories.jsonl is not there yet")
+    stories = sources.read("stories", Settings(text_field="anything"))
+    assert len(stories) > 10 and all(story.strip() for story in stories)
+
+
+def test_hub_rows(monkeypatch):
+    def load_dataset(name, *, split, streaming):
+        asked.append((name, split, streaming))
+        return ({"text": f"text {number}", "id": number} for number in range(10**9))
+
+    asked = []
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(hub, "is_offline", lambda: False)
+    assert sources.read("hub:a/b:test", Settings(hub_rows=3)) == ["text 0", "text 1", "text 2"]
+    assert asked == [("a/b", "test", True)]
+    with pytest.raises(InputError, match="hub:a/b: row 1: field 'id' is a number, not a string"):
+        sources.read("hub:a/b", Settings(hub_rows=3, text_field="id"))
