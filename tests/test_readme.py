@@ -1,0 +1,132 @@
+"""The pages tell the truth: every command parses, what is quick is run as printed, every link leads somewhere.
+
+Alone: pytest tests/test_readme.py
+"""
+
+import re
+import shlex
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hypergen
+from hypergen.cli.commands import parse
+from hypergen.cli.main import main
+from tests.image.tiny import pictures
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+QUICK = ("hypergen generate runs/text-1", "hypergen evaluate runs/text-1")  # within a minute, on a run that is there
+NOT_OURS = ("accelerate", "pip", "pytest", "git", "ruff", "mypy", "python3", "bash", "diff", "cd")
+
+
+def commands_of(page):
+    """Every shell command of a page: in `sh` blocks, in indented lines, and between backticks."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in blocks if language == "sh" for line in block.splitlines()]
+    lines += re.findall(r"^    ((?:python|hypergen|torchrun|accelerate) .*)$", prose, re.MULTILINE)
+    lines += re.findall(r"`((?:python|hypergen|torchrun|accelerate) [^`]+)`", prose.replace("\n", " "))
+    parts = [part.strip() for line in lines for part in re.sub(r"\s#.*", "", line).split("&&")]
+    return [part for part in parts if part]
+
+
+def arguments_of(command):
+    """What hypergen gets of a command; None where it is another program."""
+    words = [word for word in shlex.split(command) if word != "..."]
+    if words[0] == "hypergen":
+        return words[1:]
+    if words[0] in ("torchrun", "accelerate") and "hypergen" in words:
+        return words[words.index("hypergen") + 1 :]
+    return None
+
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
+OURS = [command for command in COMMANDS if arguments_of(command)]
+
+
+def test_there_are_commands():
+    assert len(OURS) >= 8 and {"fit", "generate", "evaluate", "pretrain"} <= {arguments_of(one)[0] for one in OURS}
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_every_command_parses(command):
+    words = ["3" if word in ("N", "X", "K") else word for word in arguments_of(command)]
+    if "--help" in words:
+        return
+    if words == ["pretrain"]:
+        words += ["--data", "d", "--output", "o", "--modality", "text"]
+    parse(words)
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if not arguments_of(one)])
+def test_every_other_program_is_known(command):
+    words = shlex.split(command.removeprefix(".venv/bin/"))
+    if words[0] == "python":
+        place = words[words.index("-m") + 1].replace(".", "/") + ".py" if "-m" in words else words[1]
+        assert (PROJECT / place).is_file()
+    else:
+        assert words[0] in NOT_OURS, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the README names: two small runs of the embedded bases, texts and pictures."""
+    folder = tmp_path_factory.mktemp("readme")
+    quick = {
+        "num_samples": 8,
+        "epochs": 1,
+        "held_out_samples": 8,
+        "max_new_tokens": 8,
+        "measure_every": 0,
+        "device": "cpu",
+    }
+    hypergen.fit(modality="text", output=str(folder / "runs" / "text-1"), **quick)
+    hypergen.fit(modality="image", output=str(folder / "runs" / "pictures"), **quick)
+    stories = (PROJECT / "hypergen/assets/stories.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "held-out.jsonl").write_text("\n".join(stories[:12]))
+    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+        for number, picture in enumerate(pictures(8, 32)):
+            picture.save(folder / "one.png")
+            archive.write(folder / "one.png", f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("command", [one for one in OURS if one.startswith(QUICK)])
+def test_what_is_quick_runs(command, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(arguments_of(command)) == 0, capsys.readouterr().err
+    assert len(capsys.readouterr().out) > 100
+
+
+def test_the_python_block_runs(workplace, monkeypatch):
+    """As it stands in the README, but with a run that is there in place of the minute of training."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(hypergen, "fit", lambda **_: hypergen.load("runs/pictures"), raising=False)
+    run = hypergen.load("runs/pictures")
+    prompt_ids = run.tokens()[:2, 1:1]
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"pictures": pictures(3, 32), "prompt_ids": prompt_ids}
+    exec(block, names)
+    assert (workplace / "grid.png").stat().st_size > 1000
+
+
+def test_every_flag_of_the_table_is_real(capsys):
+    flags = set(re.findall(r"`(--[a-z-]+)", README))
+    known = set()
+    for verb in ("fit", "generate", "evaluate", "pretrain"):
+        with pytest.raises(SystemExit):
+            parse([verb, "--help"])
+        known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    others = {"--nproc-per-node", "--multi_gpu", "--cpu", "--help"}  # of torchrun and accelerate
+    assert flags - known - others - {"--num"} == set()
