@@ -1,6 +1,8 @@
 """Run the verbs: the table of contents of the program.
 
 `fit` reads as the main job does: resolve, build, encode, measure before, hyperfit, measure after, publish.
+
+Shape letters: N sequences, T tokens.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         if processes.is_first:
             _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
-        # 3. Encode what is trained on, and what is held out.
+        # 3. Encode the training set and the held-out items.
         tokens = _training_tokens(modality, training_items, resolved)
         processes.check_equal("training sequences", data_fingerprint(tokens))
         held_out = _held_out_tokens(modality, held_out_items, num_held_out(resolved), resolved.seed, tokens)
@@ -175,7 +177,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         modality.model.to(device)
         _check_space(folder, modality.model, 0, resolved.checkpoint_every)
 
-        # 3. Encode.
+        # 3. Encode the training set and the held-out items.
         tokens = modality.encode(items)
         held_out = modality.encode(held_out_items)[:PRETRAIN_HELD_OUT]
 
@@ -294,13 +296,13 @@ def _baseline(folder: Path, asked: str | None, name: str) -> str:
 
 @contextmanager
 def _workplace(folder: Path, processes: Processes) -> Iterator[SignalWatch]:
-    """Own the run folder, in the first process, and watch for signals."""
+    """Lock the run folder, in the first process, and watch for signals."""
     with lock_folder(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
         yield signals
 
 
 def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Tensor:
-    """Encode the items (N, T), or draw the base's own samples where there are none."""
+    """Encode the items (N, T), or sample them from the base where there are none."""
     if items is None:
         return sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training")
     return modality.encode(items, config.num_samples, config.seed)

@@ -21,7 +21,7 @@ DecodingPrecision = Literal["fp32", "bf16"]
 StrategyName = Literal["greedy", "temperature", "top-k", "top-p", "min-p", "fsd", "beam"]
 
 PAPER_RECIPE: dict[str, Any] = {
-    # arXiv 2412.04318, section 4: what holds for a model that has no card of its own.
+    # arXiv 2412.04318, section 4: the values for a model without a card.
     "num_samples": 2000,
     "epochs": 20,
     "learning_rate": 1e-6,
@@ -279,17 +279,17 @@ def flag(name: str) -> str:
 
 
 def require_at_least(config: Any, name: str, least: int) -> None:
-    """Refuse what is not a whole number of at least this; None passes where it is the field's default."""
+    """Refuse a value that is not a whole number of at least `least`; None passes where it is the field's default."""
     _require(config, name, lambda value: isinstance(value, int) and value >= least, f"a whole number, {least} or more")
 
 
 def require_positive(config: Any, name: str) -> None:
-    """Refuse what is not a finite number above 0; None passes where it is the field's default."""
+    """Refuse a value that is not a finite number above 0; None passes where it is the field's default."""
     _require(config, name, lambda value: 0 < value < math.inf, "a finite number above 0")
 
 
 def require_text(config: Any, name: str) -> None:
-    """Refuse what is not text that a file name can have; None passes where it is the field's default."""
+    """Refuse a value that is not text that a file name can have; None passes where it is the field's default."""
     value = getattr(config, name)
     is_open = value is None and getattr(type(config), name, "") is None
     if not is_open and (not isinstance(value, str) or "\0" in value):
@@ -297,7 +297,7 @@ def require_text(config: Any, name: str) -> None:
 
 
 def require_choice(config: Any, name: str, choices: Any) -> None:
-    """Refuse what is not one of a `Literal`'s values."""
+    """Refuse a value that is not one of a `Literal`'s."""
     value, allowed = getattr(config, name), get_args(choices)
     if value not in allowed:
         raise InputError(f"{flag(name)} {value!r}: must be {' or '.join(allowed)}")
@@ -331,7 +331,7 @@ def _require_common(config: Any) -> None:
 
 
 def _require_path_or_text(config: Any, name: str) -> None:
-    """Refuse what is no text; a `pathlib.Path`, which Python's users pass, becomes text, as records hold it."""
+    """Refuse a value that is no text; a `pathlib.Path`, which Python's users pass, becomes text, as in records."""
     if isinstance(getattr(config, name), os.PathLike):
         object.__setattr__(config, name, os.fspath(getattr(config, name)))
     require_text(config, name)

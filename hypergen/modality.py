@@ -6,7 +6,7 @@ training asks for a `TrainableModel`, the activation cache for a `TruncatableMod
 evaluation for a `Predictor`; a modality's model is all four, a `TokenModel`.
 Imports no library at run time, so that whatever needs only a `Metric` stays light.
 
-Shape letters: N items, B batch, T tokens, P prompt, S completion, V vocabulary, D width.
+Shape letters: N items, B batch, T tokens, P prompt, S completion, M originals, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hypergen.config import FitConfig, PretrainConfig
 
 Item = Any  # a raw example: str, PIL image, ...; only its adapter looks inside
-KvCache = Any  # what a model remembers of a prefix; only the model that made it looks inside
-TrainingState = Any  # what a training continues from; only the training that made it looks inside
+KvCache = Any  # keys and values of a prefix, or the like; only the model that made it looks inside
+TrainingState = Any  # the state that a training continues from; only the training that made it looks inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Metric:
     meaning: str
     is_count: bool = False
     decimals: int = 3
-    """Of the mean and of its interval: ends cut to fewer would overlap in print where they do not."""
+    """Decimals of the mean and of its interval: ends cut to fewer would overlap in print where they do not."""
     is_diversity: bool = False
     """Never shown without the overlap with the training set beside it."""
     is_detail: bool = False
-    """On the page, not on a terminal."""
+    """Shown on the page, not on a terminal."""
     is_verdict: bool = False
-    """What a verdict is about; an adapter's own goes before the core's."""
+    """A verdict may be about it; an adapter's own metric goes before the core's."""
 
 
 Metrics = Mapping[str, Metric]  # by name in a record, in the order of the columns
@@ -97,7 +97,7 @@ class TrainableModel(Predictor, Protocol):
 
     @property
     def final_modules(self) -> Sequence[nn.Module]:
-        """What follows the last block: final norm and, when not tied to the input, the head."""
+        """Modules after the last block: final norm and, when not tied to the input, the head."""
         ...
 
 
@@ -119,7 +119,7 @@ class TruncatableModel(TrainableModel, Protocol):
         ...
 
     def cache_stages(self, num_last: int) -> Sequence[int]:
-        """List where all sequences are to wait for each other on the way to the last `num_last` blocks.
+        """List the cuts at which all sequences wait for each other on the way to the last `num_last` blocks.
 
         Each entry is a number of blocks not yet run, the last one `num_last`. A model in memory has this one stage; one
         that reads its blocks from files has one a block, so that each is read once for all sequences.
@@ -145,7 +145,7 @@ class Decoder(Module, Protocol):
 
         Args:
             prompt: ids, start token included.
-            max_new_tokens: how many tokens will follow; the cache has room for them.
+            max_new_tokens: how many tokens will follow; the cache has the capacity for them.
             num_padding: (B,), where `supports_left_padding`: how many ids at the beginning of each row are padding.
             native: let the steps run in native code where that can be had; they give the same ids.
         """
@@ -177,11 +177,11 @@ class Settings(Protocol):
 
 
 class Figure(Protocol):
-    """Completions side by side, to look at."""
+    """A figure of completions side by side."""
 
     @property
     def content(self) -> Any:
-        """What `Run.grid` hands to the user: a PIL picture, an HTML fragment, ..."""
+        """The value that `Run.grid` returns: a PIL picture, an HTML fragment, ..."""
         ...
 
     def html(self) -> str:
@@ -263,7 +263,7 @@ class Modality(Protocol):
             number: its place among several, for messages.
 
         Raises:
-            InputError: it is of another type, or leaves no room in the context.
+            InputError: it is of another type, or fills the whole context.
         """
         ...
 
@@ -323,11 +323,11 @@ class CodecCheckpoints(Protocol):
     """Where an adapter's own training of a codec is saved, and continued from (`training.checkpoints.Checkpoints`)."""
 
     def part(self, name: str, facts: dict[str, Any]) -> CodecCheckpoints:
-        """Name the checkpoints of one training, with what must be equal when it goes on."""
+        """Select the checkpoints of one training, with the facts that must be equal when it continues."""
         ...
 
     def newest(self) -> TrainingState | None:
-        """Read the newest whole checkpoint; None where there is nothing to continue."""
+        """Read the newest valid checkpoint; None where there is nothing to continue."""
         ...
 
     def save(self, state: TrainingState) -> None:
@@ -366,7 +366,7 @@ class Adapter(Protocol):
         Args:
             source: a file, a folder, a built-in name or `hub:ID`.
             settings: the adapter's own.
-            skip_bad: bad items that are passed over and counted, at most.
+            skip_bad: bad items that are skipped and counted, at most.
 
         Raises:
             InputError: there is no such source, it holds no item, or more bad ones.
@@ -383,7 +383,7 @@ class Adapter(Protocol):
         """Make a fresh base: a codec (trained on the items, or `config.codec_from`) and an untrained model.
 
         Args:
-            items: what a codec is trained on.
+            items: the training set of a codec.
             settings: the adapter's own.
             config: sizes, seed and device.
             checkpoints: where the training of a codec is saved, and continued from.
@@ -398,7 +398,7 @@ class Adapter(Protocol):
 
         Args:
             source: a folder, or a hub id.
-            settings: the adapter's own; what is open takes what suits the model.
+            settings: the adapter's own; an open field takes the value that suits the model.
             allow_pickle_weights: read pickled weights (.bin) where no others are.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Resolve what a user typed into what a verb works on: the modality, the base, the options, the items.
+"""Resolve the options that a user typed: the modality, the base, every value, the items.
 
 Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
 After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
@@ -42,7 +42,7 @@ class ResolvedFit(FitConfig):
 
     @classmethod
     def of(cls, config: FitConfig, modality: str, recipe: dict[str, Any]) -> ResolvedFit:
-        """Fill what the user left open from the recipe.
+        """Fill the fields that the user left open from the recipe.
 
         Raises:
             InputError: the recipe leaves an option open, or holds a value that is not allowed.
@@ -132,7 +132,7 @@ def modality_of(asked: str | None, model: str | None) -> str:
 def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
     """Read modality and settings of a run, base or hub model from its record, with what the user gave on top.
 
-    What neither says stays open, so that the adapter can take what suits the model.
+    A setting that neither has stays open, so that the adapter can take what suits the model.
     """
     name = modality_of(asked, source)
     stored = read_record(source).get("settings", {})
@@ -147,7 +147,7 @@ def read_record(source: str) -> dict[str, Any]:
 
 
 def fit_recipe(record: dict[str, Any], data: str, modality: str) -> dict[str, Any]:
-    """Choose what suits the base: its card's values for this kind of data, else the paper's."""
+    """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
     recipes = record.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
     return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
@@ -156,7 +156,7 @@ def fit_recipe(record: dict[str, Any], data: str, modality: str) -> dict[str, An
 def read_items(
     adapter: Adapter, settings: Any, config: FitConfig
 ) -> tuple[Sequence[Item] | None, Sequence[Item] | None]:
-    """Read training and held-out items; None where they are drawn from the base."""
+    """Read training and held-out items; None where they are sampled from the base."""
 
     def read(source: str) -> Sequence[Item]:
         return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)

@@ -1,4 +1,4 @@
-"""Write what a finished run or base contains: model, `hypergen.json`, stored sequences, samples, figure and report."""
+"""Write the files of a finished run or base: model, `hypergen.json`, stored sequences, samples, figure and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold a loaded run or base, ready to continue prompts and to draw.
+"""Hold a loaded run or base, to complete prompts and draw figures of the completions.
 
 Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
 """

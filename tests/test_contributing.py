@@ -22,14 +22,17 @@ PREAMBLE = "import torch, hypergen, pathlib, sys\nassert hypergen.__file__.start
 FILTER = {
     "decoding/sampling.py": [
         ("    min_p: float | None = None\n", "    min_p: float | None = None\n    top_sigma: float | None = None\n"),
-        ("not (self.top_k or self.min_p", "not (self.top_k or self.top_sigma or self.min_p"),
+        (
+            "    min_p: float | None = None,\n) -> tuple[Tensor, Tensor]:\n",
+            "    min_p: float | None = None,\n    top_sigma: float | None = None,\n) -> tuple[Tensor, Tensor]:\n",
+        ),
         ("TORCH_ONLY: frozenset[str] = frozenset()", 'TORCH_ONLY: frozenset[str] = frozenset({"top_sigma"})'),
         (
-            "    values, ids, log_total = _most_likely(logits, filters)\n",
-            "    if filters.top_sigma:\n"
-            "        lowest = logits.amax(-1, keepdim=True) - filters.top_sigma * logits.std(-1, keepdim=True)\n"
+            "    if filters.keep_everything:\n",
+            "    if top_sigma:\n"
+            "        lowest = logits.amax(-1, keepdim=True) - top_sigma * logits.std(-1, keepdim=True)\n"
             "        logits = logits.masked_fill(logits < lowest, -torch.inf)\n"
-            "    values, ids, log_total = _most_likely(logits, filters)\n",
+            "    if filters.keep_everything:\n",
         ),
     ],
     "config.py": [

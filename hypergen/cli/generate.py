@@ -1,4 +1,7 @@
-"""Run `hypergen generate`: continue prompts, then print the completions or write them."""
+"""Run `hypergen generate`: continue prompts, then print the completions or write them.
+
+Shape letters: B prompts, S completion.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +73,11 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
         kept = trim(completions, end)
         _deliver(loaded, rows, completions, kept, target=target, as_json=config.json)
 
-    # 4. Say how far bf16 agrees with fp32.
+    # 4. Report how far bf16 agrees with fp32.
     if decoding.precision == "bf16":
-        whole = [torch.cat([row, ids]) for row, ids in zip(rows, kept, strict=True)]
-        share, places = bf16_agreement(loaded.modality.model, whole)
-        warn(f"--precision bf16: fp32 finds the same token most likely at {share:.1%} of these {places:,} places")
+        sequences = [torch.cat([row, ids]) for row, ids in zip(rows, kept, strict=True)]
+        share, count = bf16_agreement(loaded.modality.model, sequences)
+        warn(f"--precision bf16: fp32 finds the same token most likely at {share:.1%} of these {count:,} places")
 
 
 def _deliver(

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _be_able_to_print() -> None:
-    """Make both streams printable: a closed one takes everything, one of few characters gets others as escapes."""
+    """Make both streams writable: replace a closed one by the null device, escape what an encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -1,4 +1,4 @@
-"""Load data sets of the Hugging Face hub, and tell an offline machine so at once, without retries.
+"""Load data sets of the Hugging Face hub, and report an offline machine at once, without retries.
 
 The library `datasets` is optional and slow to import, so it is imported where a data set is loaded.
 """

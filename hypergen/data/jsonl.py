@@ -1,7 +1,7 @@
 """Read JSON Lines strictly: one object a line, the text in one field; every error names file, line and reason.
 
 Lines are read with a limit (`storage.line_reader`) and checked before they are parsed (`storage.strict_json`). Messages
-never repeat what a file contains. Imports only the standard library.
+never repeat the content of a file. Imports no library but the standard one.
 """
 
 from __future__ import annotations

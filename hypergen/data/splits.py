@@ -1,4 +1,7 @@
-"""Split items into training and held-out ones, and keep the two apart."""
+"""Split items into training and held-out ones, and keep the two apart.
+
+Shape letters: N sequences, T tokens.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def split_items(
     Args:
         items: may be lazy; none is read here.
         held_out: how many are held out, if that is no more than a share of 1 / HELD_OUT_SHARE.
-        seed: of the draw.
+        seed: of the choice.
         source: where the items are from, for the message.
         instead: the option that names held-out items, for the message.
 

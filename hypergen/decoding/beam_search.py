@@ -1,9 +1,9 @@
-"""Search with beams: of each prompt the K most likely continuations so far are kept, and the likeliest is returned.
+"""Decode by beam search: keep the K most likely continuations of each prompt, and return the best of them.
 
-Likeliest by mean log-probability per token. A continuation that has ended stays among the K with its sum, and the
-search is over when all K have ended; with `stop_at_end` off nothing ends, and the ids are those of
+The best has the highest mean log-probability per token. A continuation that has ended stays among the K with its sum,
+and the search is over when all K have ended; with `stop_at_end` off nothing ends, and the ids are those of
 `transformers.generate(num_beams=K)` over the same length.
-Does not know what a token means, nor where log-probabilities come from.
+Does not know what a token means.
 
 Shape letters: B batch, P prompt, S completion, K beams, V vocabulary, M = B * K rows.
 """

@@ -1,9 +1,9 @@
 """Journal the completions of a long job, so that a stopped one continues with those that are missing.
 
 Beside the output lies `OUTPUT.unfinished`, JSON lines: first a digest of everything that the completions depend on,
-then one line for each decoded batch. It goes when the output is written. Whole batches are kept, so a continued job
-decodes the same batches as an uninterrupted one and ends in the same ids; on another machine it warns of the
-differences and goes on.
+then one line for each decoded batch. It is removed when the output is written. Complete batches are kept, so a
+continued job decodes the same batches as an uninterrupted one and ends in the same ids; on another machine it warns of
+the differences and goes on.
 Does not know what a token means.
 
 Shape letters: B batch, S completion.
@@ -48,7 +48,7 @@ def open_journal(
 
     Raises:
         InputError: the file holds completions of something else.
-        LockedError: another process is at it.
+        LockedError: another process has locked it.
     """
     if output is None:
         yield no_store
@@ -72,7 +72,7 @@ def open_journal(
             _append(file, line if os.fstat(file.fileno()).st_size else json.dumps(head) + "\n" + line)
             return ids
 
-        # 3. Decode; the file goes when the output is there, can never be, or nothing has been decoded.
+        # 3. Decode; the file is removed when the output is there, can never be, or nothing has been decoded.
         try:
             yield store
         except InputError:  # the output cannot be as asked for

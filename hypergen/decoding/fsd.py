@@ -3,7 +3,7 @@
 Of the k most likely tokens the one with the highest (1 - alpha) p(token) - alpha penalty(token) is taken, where the
 penalty is the token's smoothed probability under the n-grams of prompt and completion so far. It needs only logits and
 context, so it fits the one decoding loop and any vocabulary. Of the two variants of the paper this is the discrete one;
-smoothing and defaults are those of the authors' code for English, without their list of words that go unpenalised: here
+smoothing and defaults are those of the authors' code for English, without their list of words that go unpenalized: here
 a token has no meaning.
 Does not know what a token means.
 

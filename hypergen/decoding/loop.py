@@ -1,7 +1,7 @@
 """Decode token by token with a key-value cache: the prefix is computed once, and each step sees one token a row.
 
 There is one loop for all models and strategies, so that a comparison of two rows compares nothing else.
-Does not know what a token means, nor how the next one is chosen (`strategies`).
+How the next token is chosen is a matter of `strategies`. Does not know what a token means.
 
 Shape letters: B batch, P prompt, S completion, V vocabulary.
 """

@@ -1,6 +1,6 @@
-"""Sample token ids from logits: the filters, the repetition penalty, and the draw itself.
+"""Sample token ids from logits: the filters, the repetition penalty, and the sampling itself.
 
-Does not know what a token means, nor which strategy asked.
+Does not know what a token means.
 
 Shape letters: B batch, L context, V vocabulary, K candidates.
 """
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +22,17 @@ from hypergen.kernels.topk import topk
 from hypergen.runtime.console import warn_once
 
 NUM_FIRST = 64  # most likely tokens looked at first: a nucleus is rarely wider
+OFF = {"top_p": 1.0, "min_p": 0.0}  # values, besides None, at which a filter removes nothing
 TORCH_ONLY: frozenset[str] = frozenset()  # filters that the native kernel lacks: such a draw is made by torch
 LOWEST_TEMPERATURE = 1e-30  # below it differences of logits would overflow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Describe what sampling keeps of a distribution, applied in this order; None or 1: not applied.
+    """Hold the filters of a distribution, applied in this order; None or 1: not applied.
 
-    A new field is applied in `candidates`; `kernels.native_sampling` refuses those that it does not know, unless they
-    stand in TORCH_ONLY.
+    A new field is applied in `candidates`, and in `kernels.native_sampling` unless it stands in TORCH_ONLY: both take
+    the fields as keywords, so a field that is forgotten is a TypeError.
     """
 
     temperature: float = 1.0
@@ -37,37 +40,45 @@ class Filters:
     top_p: float | None = None
     min_p: float | None = None
 
-    @property
-    def keep_everything(self) -> bool:
-        """Tell whether no token is removed."""
-        return not (self.top_k or self.min_p or (self.top_p or 1.0) < 1)
+    @cached_property
+    def keywords(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    @property
-    def needs_torch(self) -> bool:
-        """Tell whether a filter is on that the native kernel lacks."""
-        return any(getattr(self, name) is not None for name in TORCH_ONLY)
+    @cached_property
+    def keep_everything(self) -> bool:
+        """Whether no token is removed."""
+        removing = {name: value for name, value in self.keywords.items() if name != "temperature"}
+        return all(value in (None, OFF.get(name)) for name, value in removing.items())
+
+    @cached_property
+    def native_keywords(self) -> dict[str, Any] | None:
+        """What the native kernel is called with; None where a filter is on that it lacks."""
+        if any(self.keywords[name] is not None for name in TORCH_ONLY & self.keywords.keys()):
+            return None
+        return {name: value for name, value in self.keywords.items() if name not in TORCH_ONLY}
 
 
 def sample_tokens(
     logits: Tensor, filters: Filters, generators: Sequence[torch.Generator], *, native: bool = False
 ) -> Tensor:
-    """Draw (B,) ids from what the filters leave of (B, V) logits, with one number of each row's generator.
+    """Sample (B,) ids from filtered (B, V) logits, with one uniform number of each row's generator.
 
     Args:
         logits: of the next token.
-        filters: what is kept.
+        filters: applied to the logits first.
         generators: one a row, on the CPU.
-        native: draw in native code where that can be had; the same ids but for rounding.
+        native: sample in native code where that can be had; the same ids but for rounding.
     """
     uniform = torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
-    if native and not (filters.keep_everything or filters.needs_torch) and logits.device.type == "cpu":
-        known = {name: value for name, value in asdict(filters).items() if name not in TORCH_ONLY}
-        ids = sample_tokens_native(logits, uniform, **known)
+    keywords = filters.native_keywords
+    if native and keywords is not None and not filters.keep_everything and logits.device.type == "cpu":
+        ids = sample_tokens_native(logits, uniform, **keywords)
         if ids is not None:
             return ids
         if (reason := why_unavailable()) is not None:
             warn_once(f"native decoding is unavailable ({reason}); using torch instead")
-    left, ids = candidates(logits.float(), filters)
+    left, ids = candidates(logits.float(), **filters.keywords)
     return ids.gather(1, sample(left, uniform)[:, None]).squeeze(1)
 
 
@@ -90,12 +101,21 @@ def penalize_repetition(logits: Tensor, context: Tensor, penalty: float) -> Tens
     return padded.scatter(1, context, torch.where(seen > 0, seen / penalty, seen * penalty))[:, :-1]
 
 
-def candidates(logits: Tensor, filters: Filters) -> tuple[Tensor, Tensor]:
-    """Apply the filters: (B, V) logits -> logits (B, K), -inf where they remove a token, and its ids (B, K).
+def candidates(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Apply filters: (B, V) logits -> logits (B, K), -inf where they remove a token, and its ids (B, K).
 
     The nucleus is the smallest set of most likely tokens whose probability reaches p (arXiv 1904.09751). At least one
-    token stays. Nothing is sorted but the K most likely.
+    token stays. Nothing is sorted but the K most likely. The filters are keywords, so that one which is not applied
+    here is a TypeError and not a wrong answer.
     """
+    filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     if filters.keep_everything:
         ids = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
         return _apply_temperature(logits, logits, filters), ids

@@ -1,9 +1,9 @@
 """Choose the next token: the table of strategies, and the step that they share in the decoding loop.
 
-A strategy draws from what filters leave (`sampling`), follows a rule of its own (`fsd`) or searches over several tokens
-(`beam_search`); greedy is none of these, an argmax before any division by a temperature. A new one is an entry here, a
-name in `config` and, for a rule or a search, a file beside this one. Sampling draws from a CPU generator seeded by
-(seed, row of the whole job), so a completion depends neither on the batch it sat in nor on the device.
+A strategy samples from a filtered distribution (`sampling`), follows a rule of its own (`fsd`) or searches over several
+tokens (`beam_search`); greedy is none of these, an argmax before any division by a temperature. A new one is an entry
+here, a name in `config` and, for a rule or a search, a file beside this one. Sampling draws from a CPU generator seeded
+by (seed, row of the whole job), so a completion depends neither on the batch it sat in nor on the device.
 Does not know what a token means.
 
 Shape letters: B batch, P prompt, S completion, L context, V vocabulary.
@@ -62,7 +62,7 @@ class Strategy:
     """Describe a strategy by how it departs from greedy decoding."""
 
     filters: Filters | None = None
-    """What it draws from unless the user says otherwise; None: it draws nothing."""
+    """Of a sampling strategy, unless the user says otherwise; None: it does not sample."""
     rule: Callable[[DecodingConfig], Rule] | None = None
     """Makes the rule that chooses among the tokens that are allowed."""
     search: Search | None = None
@@ -83,7 +83,7 @@ STRATEGIES: Mapping[StrategyName, Strategy] = {
 
 
 def filters(config: DecodingConfig) -> Filters | None:
-    """Return the strategy's filters with the fields that the user set; None for one that draws nothing."""
+    """Return the strategy's filters with the fields that the user set; None for one that does not sample."""
     preset = STRATEGIES[config.strategy].filters
     if preset is None:
         return None

@@ -125,7 +125,7 @@ def override_values(base_ranks: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
 def bf16_agreement(model: Predictor, sequences: Sequence[Tensor]) -> tuple[float, int]:
     """Compare a model with its bf16 copy: top-1 agreement after the tokens of sequences (T,), and positions compared.
 
-    Tells a user of `--precision bf16` how often full precision would have chosen otherwise.
+    A user of `--precision bf16` learns from it how often full precision would have chosen otherwise.
     """
     copied, num_equal, num_positions = bf16_copy(model), 0, 0
     for sequence in sequences:

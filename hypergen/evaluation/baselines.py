@@ -1,9 +1,11 @@
 """Define the baselines of a run: decoding strategies and logit controls applied to the unmodified base.
 
-Each is a model and a way of decoding. The controls that need both models, entropy-matched temperature and static bias,
-are computed when first asked for. Rows that need a training of their own (early-stopped, last layers, real data) are
-those of `benchmarks/cross_domain.py`.
-Does not know what a token means, nor how completions are measured (`comparison`).
+Each baseline is a model and a way of decoding. The controls that need both models, entropy-matched temperature and
+static bias, are computed when first asked for. Rows that need a training of their own (early-stopped, last layers, real
+data) are those of `benchmarks/experiment.py`.
+Does not know what a token means.
+
+Shape letters: N sequences, T tokens.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def fit_baselines(seed: int) -> tuple[list[Baseline], list[Baseline]]:
     """List the rows that `fit` decodes before its training, the base's greedy one first, and those after it."""
     before = [
         Baseline(name=BASE_GREEDY, model="base", describes=True),
-        Baseline(name=BASE_TOP_P, model="base", decoding=_drawn("top-p", seed)),
+        Baseline(name=BASE_TOP_P, model="base", decoding=_decoding("top-p", seed)),
     ]
     return before, [Baseline(name=HYPERFITTED_GREEDY, model="hyperfitted", describes=True)]
 
@@ -57,22 +59,22 @@ def baselines(seed: int) -> list[Baseline]:
     before, after = fit_baselines(seed)
     penalized = DecodingConfig(repetition_penalty=REPETITION_PENALTY, stop_at_end=False)
     blocked = DecodingConfig(block_citations=CITATION_LENGTH, stop_at_end=False)
-    matched = _drawn("temperature", seed)
+    matched = _decoding("temperature", seed)
     return [
         *before,
-        Baseline(name="base min-p", model="base", decoding=_drawn("min-p", seed)),
+        Baseline(name="base min-p", model="base", decoding=_decoding("min-p", seed)),
         Baseline(name="base repetition penalty", model="base", decoding=penalized),
-        Baseline(name="base fsd", model="base", decoding=_drawn("fsd", seed)),
-        Baseline(name="base beam", model="base", decoding=_drawn("beam", seed)),
+        Baseline(name="base fsd", model="base", decoding=_decoding("fsd", seed)),
+        Baseline(name="base beam", model="base", decoding=_decoding("beam", seed)),
         Baseline(name="base entropy-matched", model="entropy_matched", decoding=matched, describes=True),
         Baseline(name="base static bias", model="logit_biased", describes=True),
         *after,
         Baseline(name="hyperfitted greedy, no citation", model="hyperfitted", decoding=blocked),
-        Baseline(name="hyperfitted top-p", model="hyperfitted", decoding=_drawn("top-p", seed)),
+        Baseline(name="hyperfitted top-p", model="hyperfitted", decoding=_decoding("top-p", seed)),
     ]
 
 
-def _drawn(strategy: StrategyName, seed: int) -> DecodingConfig:
+def _decoding(strategy: StrategyName, seed: int) -> DecodingConfig:
     return DecodingConfig(strategy=strategy, stop_at_end=False, seed=seed)
 
 
@@ -110,7 +112,7 @@ class Models:
 
 
 def add_row(compare: Comparison, baseline: Baseline, models: ModelsByName) -> dict[str, Tensor]:
-    """Decode and measure one row with its model, and note the temperature that was matched."""
+    """Decode and measure one row with its model, and remark on a matched temperature."""
     model = models[baseline.model]
     if baseline.model == "entropy_matched" and isinstance(model, Adjusted):
         compare.remarks[baseline.name] = f"temperature {model.temperature:.4f}"

@@ -1,6 +1,6 @@
 """Estimate how far a mean would move with other examples: percentile bootstrap intervals, and records of them.
 
-Does not know what a number measures, `loss` excepted, from which the perplexity follows.
+The only metric it knows by name is `loss`, from which the perplexity follows.
 
 Shape letters: B values, one an example.
 """

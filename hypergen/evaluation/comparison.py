@@ -4,7 +4,7 @@ Completions never stop at an end token here, so that all have the same number of
 with the training set stands beside diversity: a model that quotes is diverse, too.
 Does not know what a token means, nor which rows there are (`baselines`).
 
-Shape letters: N examples, T tokens, P prompt, S completion.
+Shape letters: N examples, M training sequences, T tokens, P prompt, S completion.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMet
 
 FIGURE_ROWS = 16
 LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
-QUICK_ROWS = 16  # examples measured after each epoch
+QUICK_ROWS = 16  # examples measured while a training runs
 
 Record = dict[str, Any]
 
@@ -44,7 +44,7 @@ class ComparedModel(Predictor, Decoder, Protocol):
 
 
 class Row(Protocol):
-    """Says what to add: `baselines.Baseline`, or the like."""
+    """Describes a row to add: `baselines.Baseline`, or the like."""
 
     @property
     def name(self) -> str: ...
@@ -76,7 +76,7 @@ class Comparison:
             held_out: (N, T) tokens of the examples.
             num_new: S of every completion.
             seed: of the bootstrap.
-            base: what the choices of other models are ranked by; it stays in memory beside them.
+            base: the model by which the choices of others are ranked; it stays in memory beside them.
             reference_metrics: the modality's costlier metrics; left out by default.
         """
         self.modality, self.training, self.held_out = modality, training, held_out

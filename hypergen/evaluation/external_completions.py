@@ -1,6 +1,6 @@
 """Read completions from elsewhere, as `hypergen generate --output FILE.jsonl` writes them, for a row of their own.
 
-Does not know what a token means, nor how the completions came about.
+Does not know what a token means.
 
 Shape letters: N examples, P prompt, S completion.
 """

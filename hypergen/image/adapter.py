@@ -2,7 +2,7 @@
 
 A picture is the start token and then its h * w codes, row by row; the prompt is the start token and the upper rows.
 
-Shape letters: N pictures, B batch, T tokens (h * w + 1), P prompt, S completion, h w code grid.
+Shape letters: N pictures, M originals, B batch, T tokens (h * w + 1), P prompt, S completion, h w code grid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hypergen.modality import CodecCheckpoints, Metric
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
 OPTIONAL_DEPENDENCIES = {"torchmetrics": TORCHMETRICS, "datasets": "datasets>=4"}
 LIBRARIES = ("diffusers",)
-DEFAULT_PROMPTS: str | None = None  # pictures to start from are drawn from the base, as its training set is
+DEFAULT_PROMPTS: str | None = None  # pictures to start from are sampled from the base, as its training set is
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour where there are no codes
 
@@ -275,7 +275,7 @@ class ImageModality:
         return PictureFigure(draw_picture_grid(pictures))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Compute copies and repetition on the grid of codes, and the use of the code book; see `image.metrics`."""
+        """Compute copies and repetition on the grid of codes, and the use of the codebook; see `image.metrics`."""
         return {
             **metrics.copying(prompts, completions, self.width),
             **metrics.patch_repetition(prompts, completions, self.width),

@@ -1,4 +1,4 @@
-"""Fit a code book to vectors: k-means to start with, moving averages to follow latents that change.
+"""Fit a codebook to vectors: k-means to start with, moving averages to follow latents that change.
 
 The update is that of VQ-VAE (van den Oord et al., arXiv 1711.00937, appendix A.1), which needs no gradient; codes that
 no vector is nearest to are moved onto vectors drawn at random, since nothing else would bring them back.
@@ -23,7 +23,7 @@ class CodeBook:
     """Hold K codes that follow their vectors, by moving averages of counts (K,) and sums (K, D)."""
 
     def __init__(self, vectors: Tensor):
-        self.vectors = vectors  # (K, D), updated in place: the quantiser's own embedding
+        self.vectors = vectors  # (K, D), updated in place: the quantizer's own embedding
         self.counts = torch.ones(len(vectors))
         self.sums = vectors.clone()
 

@@ -1,4 +1,4 @@
-"""Hold every default of the image adapter, and recognise its models, without torch or PIL.
+"""Declare the options of the image adapter, and recognize its models, without torch or PIL.
 
 Imports the standard library and the core's checks alone, so that `--help` lists these options at once.
 """

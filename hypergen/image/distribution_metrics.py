@@ -118,7 +118,7 @@ def nearest_training_values(generated: Tensor, training: Tensor, first_row: int 
 
     Root mean square over pixels and colours, 0 (a copy) to 255 grey levels; nan where there is no training picture.
     A smooth picture is nearer to anything than a detailed one: read it beside the value of the originals.
-    Source: the usual nearest-neighbour check for memorisation, in numbers.
+    Source: the usual nearest-neighbour check for memorization, in numbers.
 
     Args:
         generated: (B, 3, S, S) uint8.

@@ -1,4 +1,4 @@
-"""Compute metrics on the grid of codes: rows copied from above, repetition in two dimensions, use of the code book.
+"""Compute metrics on the grid of codes: rows copied from above, repetition in two dimensions, use of the codebook.
 
 All look at the completed codes alone; the prompt counts only as the rows that stand above. No picture is decoded, so
 they are cheap enough to be taken while training runs; `distribution_metrics` looks at pictures.
@@ -104,7 +104,7 @@ def code_use(completions: Tensor, num_codes: int) -> dict[str, Tensor]:
 
     `codebook_use`: share (0 to 1) of the codes that occur. `codebook_perplexity`: exp of the entropy of their
     frequencies, 1 to K; nan where nothing is completed. Both grow with the number of codes looked at.
-    Source: van den Oord et al., arXiv 1711.00937 (perplexity of a code book).
+    Source: van den Oord et al., arXiv 1711.00937 (perplexity of a codebook).
     """
     counts = torch.bincount(completions.flatten().cpu(), minlength=num_codes).double()
     shares = counts / counts.sum()

@@ -1,4 +1,4 @@
-"""Draw pictures side by side under titles, one row an example, to look at."""
+"""Draw pictures side by side under titles, one row an example."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Everything about the real pictures is computed once, since every row of a comparison asks for it again.
 
-Shape letters: B completions, N training pictures, M originals, P prompt, S completion, S side in pixels.
+Shape letters: B completions, N training pictures, M originals, P prompt, S completion, and side in
+pixels (B, 3, S, S).
 """
 
 from __future__ import annotations

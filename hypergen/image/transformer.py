@@ -198,7 +198,7 @@ class ImageTransformer(nn.Module):
 
         Args:
             prompt: ids, start token included.
-            max_new_tokens: how many codes will follow; the cache has room for them.
+            max_new_tokens: how many codes will follow; the cache has the capacity for them.
             num_padding: must be None, because pictures start at the same position.
             native: let the steps run in native code where that can be had.
 
@@ -276,7 +276,7 @@ def pack_weights(model: ImageTransformer) -> PackedModel:
 
 
 def new_transformer(config: TransformerConfig, seed: int) -> ImageTransformer:
-    """Initialise as GPT-2 does: normal, the projections into the residual stream smaller by sqrt(2 L)."""
+    """Initialize as GPT-2 does: normal, the projections into the residual stream smaller by sqrt(2 L)."""
     with torch.random.fork_rng(devices=[]):
         model = ImageTransformer(config)
     generator = torch.Generator().manual_seed(seed)

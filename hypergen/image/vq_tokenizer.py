@@ -1,4 +1,4 @@
-"""Tokenize pictures with a learned code book: any `diffusers.VQModel`.
+"""Tokenize pictures with a learned codebook: any `diffusers.VQModel`.
 
 A network with 3 * p * p input channels reads patches of p x p pixels (`pixels.to_patches`), so the stride of a code is
 p * 2^(levels - 1) pixels; with the usual 3 channels p is 1. Loading reads safetensors only.

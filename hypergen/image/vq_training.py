@@ -1,9 +1,9 @@
 """Train a VQ tokenizer on pictures: the one loop beside `training.loop`, because its objective is reconstruction.
 
-The network starts as the projection of each patch on its first principal components and back, and the code book as
-their k-means, so training begins where patch-wise vector quantisation ends (22.9 dB on CIFAR-10) and only has to learn
+The network starts as the projection of each patch on its first principal components and back, and the codebook as
+their k-means, so training begins where patch-wise vector quantization ends (22.9 dB on CIFAR-10) and only has to learn
 the neighbourhood's part. It trains through the nearest code with a straight-through gradient (arXiv 1711.00937);
-the code book follows its latents as a moving average (appendix A.1 there), and unused codes are moved onto
+the codebook follows its latents as a moving average (appendix A.1 there), and unused codes are moved onto
 latents of the current batch until REVIVE_UNTIL of the steps. Like `hyperfit`, it continues exactly from a state, which
 here includes the generator of batches and revived codes.
 
@@ -38,7 +38,7 @@ WARMUP_SHARE, FLOOR_SHARE = 0.03, 0.01  # of the steps, and of the peak, for the
 REVIVE_UNTIL = 0.4
 REVIVE_EVERY = 10  # steps
 COMMITMENT = 0.25
-CARRIER = 15.0  # constant channels, well above the signal, that make group normalisation nearly linear at the start
+CARRIER = 15.0  # constant channels, well above the signal, that make group normalization nearly linear at the start
 PICTURES_TO_START = 3000
 
 
@@ -61,7 +61,7 @@ def train_vq(
         seed: of weights, batches and revived codes.
         device: where it trains.
         checkpoint_every: steps between checkpoints; 0: only when a signal arrived and at the end.
-        hooks: where it continues, who keeps its states, who may end it; there are no epochs.
+        hooks: the state to continue from, the callback that saves states, the signal to stop; there are no epochs.
 
     Raises:
         NonFiniteError: loss or gradient is not finite; the step was not taken.
@@ -113,7 +113,7 @@ def train_vq(
             state.step = step + 1
             advance(loss=loss.item(), psnr=decibels(error.item()))
 
-            # 5. Keep a checkpoint where one is due, and leave if a signal arrived.
+            # 5. Save a checkpoint where one is due, and stop if a signal arrived.
             signal = hooks.stop_signal()
             if signal or state.step == steps or (checkpoint_every and state.step % checkpoint_every == 0):
                 hooks.on_checkpoint(snapshot(_changing(model, book, generator), [optimizer], state))
@@ -153,7 +153,7 @@ def decibels(squared_error: float) -> float:
 
 @torch.no_grad()
 def _start(model: VQModel, pixels: Tensor, generator: torch.Generator) -> CodeBook:
-    """Start the network as principal components, and the code book as k-means of the latents that it then gives."""
+    """Start the network as principal components, and the codebook as k-means of the latents that it then gives."""
     chosen = torch.randperm(len(pixels), generator=generator)[:PICTURES_TO_START]
     patches = to_patches(to_unit(pixels[chosen]), PATCH)
     start_as_components(model, to_vectors(patches))

@@ -1,1 +1,1 @@
-"""Compute the same numbers faster: skip at first reading. Imports torch, and of hypergen only where caches live."""
+"""Compute the same numbers faster: skip at first reading. Imports torch and, of hypergen, `runtime.cache_folder`."""

@@ -4,7 +4,7 @@ A step of a small model is thirty products whose weights could be read in a frac
 each takes. Here it is one call, on the threads that torch would use. The result for a row depends neither on the rows
 beside it nor on the number of threads. Prompts are computed by `PackedModel.prefill`, with torch.
 
-Shape letters: as in `packed_model`.
+Shape letters: as in `packed_model`, and O outputs of a product.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decode a small transformer through packed weights, in as few tensor operations as it has.
+"""Decode a small transformer through packed weights, in as few tensor operations as possible.
 
 At a few million parameters a step's time goes into calling operations, not into arithmetic. Here a block is two norms,
 four products with weights laid out for the number of rows, one rotation, one write to the cache and one attention.
@@ -7,7 +7,7 @@ caller that packs a model checks this. Keys and values of many short rows that o
 without gaps: read as one run, they come three times as fast as from a buffer that is partly filled (measured).
 
 Shape letters: B batch, T tokens, P prompt, L cached tokens, C capacity of a cache, D width, H query heads, G key-value
-heads, E width of a head, V vocabulary, M rows of a product.
+heads, E width of a head, R = H / G, I width inside the MLP, V vocabulary, M rows of a product.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PackedBlock:
     down: PackedLinear
     """I -> D."""
     scale: float
-    """Of attention scores."""
+    """Factor of the attention scores."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def _new_cache(parts: list[Tensor], capacity: int, num_padding: Tensor | None, m
 
 
 def _with_capacity(kv_cache: PackedCache) -> PackedCache:
-    """Make room for one more token: a full recent part moves into the prefix part."""
+    """Ensure capacity for one more token: a full recent part moves into the prefix part."""
     if kv_cache.length - kv_cache.prefix_kv[0].shape[3] < kv_cache.recent_kv[0].shape[3]:
         return kv_cache
     prefix_kv = [torch.cat(parts, 3) for parts in zip(kv_cache.prefix_kv, kv_cache.recent_kv, strict=True)]

@@ -1,8 +1,8 @@
 """Search large vocabularies for their most likely tokens, faster than torch's own operations and with equal results.
 
-A vocabulary is cut into blocks: their maxima say which blocks are worth a look.
+A vocabulary is cut into blocks: their maxima say which blocks are worth searching.
 
-Shape letters: B batch, V vocabulary.
+Shape letters: B batch, V vocabulary, K most likely tokens.
 """
 
 from __future__ import annotations

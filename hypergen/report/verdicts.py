@@ -1,6 +1,6 @@
 """Say in sentences whether the intervals of hyperfitted greedy overlap with those of the base.
 
-Does not know which metric that is about: an adapter may mark one of its own, else the core's is taken.
+An adapter may mark the metric that they are about among its own; else it is the core's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clean text for a terminal or a page, and warn on standard error.
 
-Text that a file, a model or another library supplies must not steer a terminal or break a page. Imports only the
-standard library.
+Text that a file, a model or another library supplies must not steer a terminal or break a page. Imports no library
+but the standard one.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ LONGEST_WAIT = timedelta(hours=2)  # of the others while the first one measures;
 
 @dataclass(frozen=True)
 class Processes:
-    """Hold the place of this process among those of one training; by default it is the only one."""
+    """Hold the rank of this process and the number of processes of one training; by default it is the only one."""
 
     rank: int = 0
     count: int = 1
@@ -70,7 +70,7 @@ class Processes:
         return max((one or 0 for one, _ in gathered)) or None, gathered[0][1]
 
     def check_equal(self, what: str, value: Any) -> None:
-        """Refuse values that differ between processes: their training would go on without a word, and be of neither.
+        """Refuse values that differ between processes: they would train on a mixture without a word.
 
         Raises:
             HypergenError: the value is not the same in all processes, or another process has ended.

@@ -135,7 +135,7 @@ def publish(folder: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes killed in `write_file` or `publish` left beside a path, which the caller must own."""
+    """Remove what processes killed in `write_file` or `publish` left beside a path, which the caller has locked."""
     name = re.escape(path.name)
     pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+-{name}|{name}-\d+(-former)?)")
     for leftover in path.parent.glob(f"{TEMPORARY}*"):

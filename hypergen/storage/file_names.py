@@ -1,6 +1,7 @@
-"""Name every file of a run, a checkpoint and a base: a layout that many modules read has one place to change it.
+"""Name the files of a run, a checkpoint and a base that are hypergen's own.
 
-Imports nothing.
+A layout that many modules read has one place to change it; model and tokenizer files are named by the adapters. Imports
+nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read the lines of a file as bytes, with a limit, so that no line fills the memory.
 
-Imports only the standard library.
+Imports no library but the standard one.
 """
 
 from __future__ import annotations

@@ -18,17 +18,17 @@ from hypergen.storage.atomic import disk_errors, remove
 from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, TEMPORARY
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-ATTEMPTS, SECONDS_BETWEEN = 20, 0.05  # to read who owns a lock
+ATTEMPTS, SECONDS_BETWEEN = 20, 0.05  # to read who holds a lock
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Own the folder while the process lives; the kernel releases the lock however the process ends.
+    """Lock the folder while the process lives; the kernel releases the lock however the process ends.
 
     Folders made for this are removed at the end when nothing has been written into them.
 
     Raises:
-        LockedError: another process owns it.
+        LockedError: another process holds the lock.
         InputError: another process has finished a run in it.
     """
     # 1. Open the lock file, in a folder that may be new.
@@ -38,11 +38,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
         handle = open(folder / LOCK, "a+")  # noqa: SIM115 (held until the run ends)
     try:
         with handle:
-            # 2. Lock it, and tell others who owns it.
+            # 2. Lock it, and tell others who holds the lock.
             with disk_errors(folder):
                 try:
                     take_lock(folder, handle)
-                except InputError:  # nobody can own it
+                except InputError:  # nobody can lock it
                     (folder / LOCK).unlink()
                     raise
                 handle.truncate(0)
@@ -83,7 +83,7 @@ def take_lock(path: Path, handle: IO[str]) -> None:
 
 
 def _owner(handle: IO[str]) -> str:
-    """Read who owns the lock from its file, which the owner may be about to write."""
+    """Read who holds the lock from its file, which the holder may be about to write."""
     for _ in range(ATTEMPTS):
         handle.seek(0)
         if name := handle.readline().strip():

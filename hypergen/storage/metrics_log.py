@@ -1,4 +1,4 @@
-"""Keep the log of a training, `metrics.jsonl`: one JSON object an epoch, rewritten whole at each."""
+"""Keep the log of a training, `metrics.jsonl`: one JSON object an epoch, rewritten atomically at each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl` that are whole and of an epoch; none where there is no log."""
+    """Read the complete lines of `metrics.jsonl` that belong to an epoch; none where there is no log."""
     path = folder / METRICS
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:

@@ -1,4 +1,4 @@
-"""Check who may write or read a run folder, and finish it.
+"""Check whether a run folder may be written or read, and finish it.
 
 A folder with a manifest of its own is a finished run; before that nobody reads it as a model, because a part of it may
 look like one.
@@ -62,7 +62,7 @@ def free_output(modality: str) -> Path:
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Move what `write` makes into the run folder itself; the manifest goes last and covers the log.
+    """Publish the files that `write` makes in the run folder itself; the manifest goes last and covers the log.
 
     Until the manifest is there, any failure leaves the run as it was, to be continued.
     """

@@ -1,4 +1,7 @@
-"""Describe a finished run for `hypergen.json`, and fingerprint what a resumed training may not change."""
+"""Describe a run for `hypergen.json`, and collect what a resumed training must share with the one it continues.
+
+Shape letters: N sequences, T tokens.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def run_facts(
     *,
     libraries: Sequence[str],
 ) -> dict[str, Any]:
-    """Collect what `hypergen.json` records of the start of a run, without secrets.
+    """Collect the facts that `hypergen.json` records of the start of a run, without secrets.
 
     Args:
         config: the resolved options; its modality is the run's.
@@ -65,9 +68,9 @@ def fixed_options(config: FitConfig | PretrainConfig, settings: Any) -> dict[str
     return redact({flag(name): value for name, value in options.items() if name not in FREE_ON_RESUME})
 
 
-def data_fingerprint(pixels_or_tokens: Tensor) -> dict[str, str]:
-    """Fingerprint the data of a training, which a resumed one must share as well."""
-    return {"training data of SHA-256": tensor_sha256(pixels_or_tokens)}
+def data_fingerprint(tokens: Tensor) -> dict[str, str]:
+    """Fingerprint the training sequences (N, T), which a resumed one must share as well."""
+    return {"training data of SHA-256": tensor_sha256(tokens)}
 
 
 def tensor_sha256(values: Tensor) -> str:

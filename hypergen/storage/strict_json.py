@@ -1,7 +1,7 @@
 """Parse JSON objects strictly: one line of a data file, or a whole small file.
 
 Bytes are read with a limit and scanned before they are parsed, so a hostile file costs neither time nor memory.
-Messages never repeat what a file contains. Imports only the standard library.
+Messages never repeat the content of a file. Imports no library but the standard one.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _decoded(where: str, content: bytes, offset: int) -> str:
 
 
 def _check_shape(where: str, content: bytes, most_values: int) -> None:
-    """Refuse what would cost much to parse; most rows have too few brackets and commas to be scanned at all."""
+    """Refuse content that would cost much to parse; most rows have too few brackets and commas to be scanned at all."""
     brackets = content.count(b"[") + content.count(b"{")
     if brackets <= DEEPEST and content.count(b",") < most_values:
         return

@@ -1,4 +1,7 @@
-"""Read stored sequences, and check ids before they index an embedding."""
+"""Read stored sequences, and check ids before they index an embedding.
+
+Shape letters: N sequences, T tokens.
+"""
 
 from __future__ import annotations
 

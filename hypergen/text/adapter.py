@@ -1,6 +1,6 @@
 """Adapt texts: documents, a tokenizer and a causal language model behind the contract of `hypergen.modality`.
 
-Shape letters: N sequences, B batch, T tokens, P prompt, S completion.
+Shape letters: N sequences, M originals, B batch, T tokens, P prompt, S completion.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read(*, source: str, settings: Settings, skip_bad: int) -> list[str]:
     Args:
         source: a .txt or .jsonl file, the built-in stories, or hub:ID[:SPLIT].
         settings: name the field that holds the text, and limit the rows of a hub data set.
-        skip_bad: bad rows that are passed over and counted, at most.
+        skip_bad: bad rows that are skipped and counted, at most.
 
     Raises:
         InputError: the source cannot be read, is malformed, or has no text.
@@ -177,7 +177,7 @@ def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
 
 @final
 class TextModality:
-    """Translate documents (str) into ids and back, and hold the model over them; see `modality.Modality`."""
+    """Convert documents (str) to ids and back, and hold the model over them; see `modality.Modality`."""
 
     name = "text"
 
@@ -226,10 +226,10 @@ class TextModality:
         return self._require_known(tokens)
 
     def add_start_tokens(self, prompt: Tensor) -> Tensor:
-        """Put the tokenizer's begin token, if it uses one, in front: (B, P) ids, P >= 0 -> (B, P') ids, P' >= 1.
+        """Put the tokenizer's start token (BOS), if it uses one, in front: (B, P) ids, P >= 0 -> (B, P') ids, P' >= 1.
 
         Raises:
-            InputError: the prompt is empty and the tokenizer has neither a begin nor an end token to start from.
+            InputError: the prompt is empty and the tokenizer has neither a start (BOS) nor an end token to start from.
         """
         prefix = self._prefix
         if not prefix and prompt.shape[1] == 0:
@@ -240,14 +240,14 @@ class TextModality:
         return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
 
     def encode_prompt(self, item: str, number: int | None = None) -> Tensor:
-        """Encode a prompt, possibly empty: -> (P,) int64 ids, begin token included.
+        """Encode a prompt, possibly empty: -> (P,) int64 ids, start token included.
 
         Args:
             item: the text.
             number: its place among several, for messages.
 
         Raises:
-            InputError: it leaves no room in the context, or has ids that the model lacks.
+            InputError: it fills the whole context, or has ids that the model lacks.
         """
         _check_text(item, number)
         ids = next(tokenize(self.tokenizer, [item], special=False))

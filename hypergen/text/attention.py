@@ -1,6 +1,8 @@
 """Register `kernels.causal_attention` with transformers, for training; everything else remains its "sdpa".
 
 `model.TextModel` selects it for every model that would run "sdpa".
+
+Shape letters: B batch, H heads, G key-value heads, T tokens, L keys, E width of a head.
 """
 
 from __future__ import annotations

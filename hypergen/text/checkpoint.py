@@ -67,7 +67,7 @@ def new_llama(
 ) -> PreTrainedModel:
     """Make a fresh Llama in fp32 with tied embeddings and no dropout.
 
-    Residual outputs are scaled down by depth, as in GPT-2's initialisation.
+    Residual outputs are scaled down by depth, as in GPT-2's initialization.
 
     Raises:
         InputError: the width of a head is odd, which rotary positions cannot serve.
@@ -115,7 +115,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Source:
 
 
 def read_config(source: Source) -> PreTrainedConfig:
-    """Read the configuration, and require a decoder-only, unquantised model that transformers has.
+    """Read the configuration, and require a decoder-only, unquantized model that transformers has.
 
     Raises:
         InputError: it cannot be read, or is of another kind.

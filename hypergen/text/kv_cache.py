@@ -1,4 +1,4 @@
-"""Remember the prefix in decoding: transformers' `DynamicCache`, with capacity for the whole completion from the start.
+"""Cache keys and values in transformers' `DynamicCache`, with capacity for the whole completion from the start.
 
 A step writes one column into a buffer where `DynamicLayer` copies the whole prefix. Layers of any other kind (sliding
 windows, recurrent states) stay as transformers made them.
@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Hold the memory of a prefix. A decoding step uses it up; `select_rows` leaves it as it was."""
+    """Hold the cache of a prefix. A decoding step uses it up; `select_rows` leaves it as it was."""
 
     length: int
     """Tokens seen so far."""

@@ -1,4 +1,4 @@
-"""Wrap any causal language model of transformers as a `TokenModel`: ids to logits, whole or token by token.
+"""Wrap any causal language model of transformers as a `TokenModel`: ids to logits, by sequence or token by token.
 
 At construction one tiny batch checks that `head(hidden(ids))` gives the model's own logits and that decoding with a
 cache gives the same; where an architecture does something else, the wrapper falls back to a slower way that is right.

@@ -67,9 +67,9 @@ def _device_map(name: str, config: PreTrainedConfig, num_resident: int) -> dict[
     if num_resident >= count:
         left = f"leaves none of the {count} blocks of {name} in files"
         raise InputError(f"--offload: --last-layers or --resident-blocks {num_resident} {left}")
-    places = {f"{blocks}.{number}": "disk" if number < count - num_resident else "cpu" for number in range(count)}
+    of_blocks = {f"{blocks}.{number}": "disk" if number < count - num_resident else "cpu" for number in range(count)}
     outside = [name for name in skeleton.state_dict() if not name.startswith(f"{blocks}.")]
-    return dict.fromkeys(outside, "cpu") | places  # every block by name: the name of block 1 begins that of block 10
+    return dict.fromkeys(outside, "cpu") | of_blocks  # every block by name: the name of block 1 begins that of block 10
 
 
 def install_hooks(causal: PreTrainedModel, name: str, folder: str) -> None:

@@ -97,16 +97,16 @@ def beginnings_first(
             break
     if not long_enough:
         raise InputError(f"--sequence-length {length}: none of {len(documents)} held-out texts has so many tokens")
-    places = range(max(map(len, long_enough)))
-    found = [windows[place] for place in places for windows in long_enough if place < len(windows)]
+    positions = range(max(map(len, long_enough)))
+    found = [windows[position] for position in positions for windows in long_enough if position < len(windows)]
     return torch.stack(found[:count])
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], length: int) -> Iterator[Tensor]:
     """Yield each document's windows (n, T), with the tokenizer's own special tokens around the document."""
     for ids in tokenize(tokenizer, documents, special=True):
-        whole = len(ids) // length * length
-        yield torch.from_numpy(np.asarray(ids[:whole], dtype=np.int64)).view(-1, length)
+        num_used = len(ids) // length * length
+        yield torch.from_numpy(np.asarray(ids[:num_used], dtype=np.int64)).view(-1, length)
 
 
 def _shuffled(documents: Sequence[str], generator: torch.Generator) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Train a byte-level BPE, and load and apply any tokenizer that `AutoTokenizer` can read.
 
-A trained tokenizer has one special token, `<|endoftext|>`, with id 0: it separates texts and serves as begin, end and
-padding. Any string can be encoded, because every byte has a piece of its own. Nothing is added to a text unasked.
+A trained tokenizer has one special token, `<|endoftext|>`, with id 0: it separates texts and serves as start, end and
+padding token. Any string can be encoded, because every byte has a piece of its own. Nothing is added to a text unasked.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], special: 
     Args:
         tokenizer: whose ids.
         texts: read when they are needed.
-        special: add the special tokens that this tokenizer itself puts around a text (such as a begin token).
+        special: add the special tokens that this tokenizer itself puts around a text (such as a start token).
     """
     remaining = iter(texts)
     while batch := list(islice(remaining, TEXTS_PER_BATCH)):
@@ -91,7 +91,7 @@ def decode_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> l
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Find the ids that this tokenizer itself puts in front of any text: a begin token, or nothing."""
+    """Find the ids that this tokenizer itself puts in front of any text: a start token (BOS), or nothing."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     starts = (first for first in range(len(whole)) if whole[first : first + len(plain)] == plain)
     return whole[: next(starts, 0)]

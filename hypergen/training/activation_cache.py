@@ -1,8 +1,8 @@
 """Cache the input of the blocks that train: the sequences are fixed, so the frozen blocks run once for all epochs.
 
 The last K blocks, final norm and untied head then train on cached activations (arXiv 2605.22579 finds the effect of
-hyperfitting in the last layers). The cache is in memory, or in a file without a name that is mapped into memory where
-it would take more than half of what is free. Where blocks are read from files, all sequences pass one block before the
+hyperfitting in the last layers). The cache is in memory, or in a mapped file without a name where it would take more
+than half of the free memory. Where blocks are read from files, all sequences pass one block before the
 next, so that each is read once. A check compares truncated with full forward on one batch; where they differ, there is
 no cache.
 

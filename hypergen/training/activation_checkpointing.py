@@ -3,6 +3,8 @@
 Memory falls to one block's activations plus one (B, T, D) tensor a block; a step takes about a third longer. The
 numbers are the same, as there is no dropout. Not reentrant, so that frozen inputs keep their gradients
 (huggingface/transformers#21381).
+
+Shape letters: B batch, T tokens, D width.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Save and read the states of a training: `step-N/` folders of safetensors and JSON, each with a manifest.
 
-A checkpoint counts only when its manifest holds and it is the step that its name says; otherwise the one before it is
-taken. Older ones are removed after a newer one is whole.
+A checkpoint is valid when it matches its manifest and holds the step that its name says; otherwise the one before it is
+taken. Older ones are removed once a newer one is complete.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class Checkpoints:
     folder: Path
     """Holds `step-N/`."""
     facts: dict[str, Any]
-    """Must be equal when the training goes on, by option."""
+    """Values by name that must be equal when the training continues."""
     machine: dict[str, Any]
-    """On which the last bits depend; a difference is told."""
+    """The parts of it that the last bits depend on; a difference is a warning."""
     resume: bool
     """Whether to continue; otherwise nothing is read."""
     signals: SignalWatch
 
     def part(self, name: str, facts: dict[str, Any]) -> Checkpoints:
-        """Name those of a training before the main one, with more facts."""
+        """Select the checkpoints of one training, in a folder of its own and with more facts."""
         return replace(self, folder=self.folder / name, facts=self.facts | facts)
 
     def hooks(self) -> TrainingHooks:
-        """Connect a training with its newest state and with the signals; who writes, adds `save` to them."""
+        """Connect a training with its newest state and with the signals; the process that writes adds `save`."""
         return TrainingHooks(state=self.newest(), stop_signal=self.stop_signal, whole_steps=self.whole_steps)
 
     def stop_signal(self) -> int | None:
@@ -78,10 +78,10 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def newest(self) -> State | None:
-        """Read the newest whole checkpoint; None when there is none at all, or nothing is to be resumed.
+        """Read the newest valid checkpoint; None when there is none at all, or nothing is to be resumed.
 
         Raises:
-            CheckpointError: there are checkpoints and none is whole.
+            CheckpointError: there are checkpoints and none is valid.
             InputError: the training was started with other options.
         """
         checkpoints = self._found() if self.resume else []

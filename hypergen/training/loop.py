@@ -5,7 +5,7 @@ small learning rate, no weight decay, no dropout, until the loss is near zero. T
 compute precision: at a learning rate of 1e-6 a bf16 weight cannot move, which `update_check` would report.
 The order of batches is `batch_order.batch_rows`; there is no other randomness, so a state (weights, optimizer, step)
 continues exactly.
-Does not know: what a token means, where a run is stored, how text or pictures look.
+Does not know what a token means.
 
 Shape letters: N sequences, B batch, T tokens, D width, V vocabulary.
 """
@@ -55,7 +55,7 @@ def hyperfit(
         model: left in evaluation mode.
         tokens: (N, T) ids.
         plan: the values to follow.
-        hooks: where to continue, who is told and who may end it.
+        hooks: the state to continue from, callbacks, and reasons to stop.
         label: of the progress; empty: none is shown.
         processes: those that train together, each with the same arguments; the first one's callbacks count.
 

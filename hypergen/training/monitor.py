@@ -28,7 +28,7 @@ class TrainingMonitor:
     """Write the log of one training, and apply the rule that reads it."""
 
     folder: Path
-    """Of the run."""
+    """The run folder."""
     quick_metrics: Callable[[], dict[str, float]] | None = None
     """Computes the held-out metrics (`Comparison.quick_metrics`); none where there is nothing to compute."""
     every: int = 1

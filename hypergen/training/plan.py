@@ -1,4 +1,4 @@
-"""Describe a training: its plan, what happens around its steps, and its result.
+"""Describe a training: its plan, its hooks and its result.
 
 `fit` and `pretrain` differ only in the plan's values, so one loop serves both. A plan has no defaults: they are in
 `config`, once, and a value that a caller forgot is an error, not a training at another rate.
@@ -28,13 +28,13 @@ class Plan:
     learning_rate: float
     """Constant in hyperfitting, the schedule's peak in pretraining."""
     seed: int
-    """Of the order of batches."""
+    """Seed of the batch order."""
     target_loss: float
     """Nats per token: an epoch's mean at or below it ends the training; 0: only the steps end it."""
     last_layers: int
     """Blocks that train, counted from the last one; 0: everything."""
     precision: Precision
-    """Of the computation; auto: found by a short trial when the training starts."""
+    """Compute precision; auto: found by a short trial when the training starts."""
     pretraining: bool
     """Muon for the matrices of the blocks, a cosine schedule and clipping to norm 1, in place of constant AdamW."""
     micro_batch_size: int | None
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingHooks:
-    """Connect a training with the world around it: where it continues, who is told, who may end it.
+    """Connect a training with its caller: the state to continue from, callbacks, reasons to stop.
 
     The defaults do nothing, so that a training needs neither a folder nor signals.
     """
@@ -83,6 +83,6 @@ class FitResult:
     cached: bool
     """Whether the lower blocks ran only once (`activation_cache`)."""
     precision: Precision
-    """Of the computation."""
+    """Compute precision."""
     micro_batch_size: int
     """Sequences per forward pass: the batch size, or less where memory ran out."""

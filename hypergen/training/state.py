@@ -31,7 +31,7 @@ class State:
     micro_batch_size: int = 0
     """Sequences per forward pass; 0: the whole batch. Halved when memory runs out."""
     precision: Precision = "auto"
-    """Of the computation; auto: not yet chosen."""
+    """Compute precision; auto: not yet chosen."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights as `weight.NAME`, optimizer state as `optimizer.INDEX.PARAMETER.KEY`."""
 
@@ -45,7 +45,7 @@ def snapshot(weights: Weights, optimizers: Sequence[torch.optim.Optimizer], coun
 
 
 def restore(weights: Weights, optimizers: Sequence[torch.optim.Optimizer], state: State) -> State:
-    """Copy a state's tensors into weights and optimizers, and return its counts alone, to count on with.
+    """Copy a state's tensors into weights and optimizers, and return its counts without the tensors.
 
     Raises:
         CheckpointError: the tensors are not those of this training; nothing was copied.

@@ -92,12 +92,18 @@ class MoreFilters(Filters):
     typical_p: float | None = None
 
 
-@pytest.mark.parametrize("typical_p", [None, 0.9])
-def test_a_filter_that_native_code_lacks_is_an_error_and_not_a_wrong_answer(typical_p):
-    filters = MoreFilters(top_p=0.9, typical_p=typical_p)
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("given", [{"typical_p": 0.9}, {"typical_p": 0.9, "top_p": 0.9}, {"top_p": 0.9}])
+def test_a_filter_that_is_not_applied_is_an_error_and_not_a_wrong_answer(given, native):
     with pytest.raises(TypeError, match="typical_p"):
-        sample_tokens(random_logits(3), filters, generators(3), native=True)
-    assert sample_tokens(random_logits(3), filters, generators(3), native=False).shape == (3,)
+        sample_tokens(random_logits(3), MoreFilters(**given), generators(3), native=native)
+
+
+def test_a_filter_that_only_torch_has_is_never_left_to_native_code(monkeypatch):
+    monkeypatch.setattr(sampling, "TORCH_ONLY", frozenset({"typical_p"}))
+    assert MoreFilters(typical_p=0.9).native_keywords is None
+    assert MoreFilters(top_p=0.9).native_keywords == Filters(top_p=0.9).native_keywords
+    assert not MoreFilters(typical_p=0.9).keep_everything and MoreFilters(top_p=1.0, min_p=0.0).keep_everything
 
 
 def test_every_filter_reaches_native_code(monkeypatch):
@@ -133,7 +139,7 @@ def test_without_native_code_torch_samples_and_a_reason_is_told_once(reason, mon
 
 def masked(logits, kept):
     """(B, V), -inf where the filters remove a token."""
-    left, ids = candidates(logits, kept)
+    left, ids = candidates(logits, **kept.keywords)
     return torch.full_like(logits, -torch.inf).scatter(1, ids, left)
 
 

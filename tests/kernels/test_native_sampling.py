@@ -42,7 +42,7 @@ def test_ids_are_those_of_torch(filters, spread, dtype):
     logits = (torch.randn(200, 1000, generator=seeded) * spread).to(dtype)
     logits[:, ::3] = -torch.inf
     uniform = torch.rand(200, generator=seeded, dtype=torch.float64)
-    left, ids = candidates(logits.float(), filters)
+    left, ids = candidates(logits.float(), **filters.keywords)
     expected = ids.gather(1, sample(left, uniform)[:, None])
     given = native(logits, uniform, filters)[:, None]
     if dtype == torch.float32:
