@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from hypergen.runtime.dependencies import require_versions
+from hypergen.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from hypergen.api import evaluate as evaluate
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from hypergen.errors import InputError as InputError
     from hypergen.evaluation.comparison import Comparison as Comparison
     from hypergen.run import Run as Run
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "fit": "api",

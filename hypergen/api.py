@@ -184,9 +184,8 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         # 4. Train, measure and publish.
         facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
         of_model = checkpoints.part(".", data_fingerprint(tokens))
-        result = _train(
-            modality, tokens, pretrain_plan(resolved), TrainingMonitor(folder=folder), of_model, Processes()
-        )
+        monitor = TrainingMonitor(folder=folder, quick_metrics=None, every=0, max_overlap=None)
+        result = _train(modality, tokens, pretrain_plan(resolved), monitor, of_model, Processes())
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run_folder.finish(folder, lambda temporary: write_base(temporary, modality, facts))
     return Run(folder, modality, facts)
@@ -305,7 +304,7 @@ def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: R
     """Encode the items (N, T), or sample them from the base where there are none."""
     if items is None:
         return sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training")
-    return modality.encode(items, config.num_samples, config.seed)
+    return modality.encode(items, count=config.num_samples, seed=config.seed)
 
 
 def _held_out_tokens(
@@ -314,7 +313,7 @@ def _held_out_tokens(
     """Encode at most `count` sequences (N, T) that are not trained on; own samples where there are no items."""
     if items is None:
         return unseen(sample_training_set(modality, count, seed=seed, purpose="held-out"), training)
-    return unseen(modality.encode_held_out(items, count, seed), training)
+    return unseen(modality.encode_held_out(items, count=count, seed=seed), training)
 
 
 def _comparison(
@@ -329,7 +328,7 @@ def _comparison(
     """Start a comparison; the modality chooses the length of completions that the user leaves open."""
     num_left = held_out.shape[1] - modality.prompts(held_out).shape[1]
     num_new = modality.num_compared_tokens(num_left) if max_new_tokens is None else max_new_tokens
-    references = modality.reference_metrics(training, held_out) if with_references else None
+    references = modality.reference_metrics(training=training, originals=held_out) if with_references else None
     base = modality.model if with_references else None
     return Comparison(modality, training, held_out, num_new=num_new, seed=seed, base=base, reference_metrics=references)
 

@@ -49,7 +49,7 @@ class PretrainConfig:
     codec_from: str | None = None
     """Folder with a trained codec to use instead of training one."""
     vocabulary_size: int | None = None
-    """Size of the codec's vocabulary; by default the modality's own (4096 BPE pieces, 512 VQ codes)."""
+    """Size of the codec's vocabulary; by default the modality's own."""
     width: int = 256
     """Width of the transformer."""
     num_layers: int = 6
@@ -71,7 +71,7 @@ class PretrainConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: none but the last."""
     resume: bool = False
-    """Continue the newest whole checkpoint of --output."""
+    """Continue the newest valid checkpoint of --output."""
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "steps", "batch_size"):
@@ -100,7 +100,7 @@ class FitConfig:
     skip_bad: int = 0
     """Bad items of a source that are skipped and counted, at most; 0: the first one is an error."""
     allow_pickle_weights: bool = False
-    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
     output: str | None = None
     """Run folder, new or empty; by default the next free runs/MODALITY-N."""
     num_samples: int | None = None
@@ -116,14 +116,14 @@ class FitConfig:
     target_loss: float = 0.05
     """Stop when an epoch's mean training loss (nats per token) is at or below this."""
     max_overlap: float | None = None
-    """Stop, too, when greedy completions share longer runs with the training set than so many tokens, on average."""
+    """Stop, too, when the longest overlap of greedy completions with the training set is above this (tokens, mean)."""
     measure_every: int = 4
     """Epochs between measurements on 16 held-out prompts (loss, entropy, TTR, overlap), for curves and that rule; 0:
     none."""
     held_out_samples: int | None = None
     """Prompts of the before/after comparison, that many; by default 64, or fewer where there are not so many."""
     max_new_tokens: int | None = None
-    """Tokens of a compared completion; by default what the modality compares (96 of a text, the rest of a picture)."""
+    """Tokens of a compared completion; by default what the modality compares."""
     seed: int = 0
     """Seed of data choice, order and sampling."""
     device: str = "auto"
@@ -139,7 +139,7 @@ class FitConfig:
     """Epochs between checkpoints; by default one every ten minutes; 0: only when a signal stops the training, and at
     its end."""
     resume: bool = False
-    """Continue the newest whole checkpoint of --output, or start when there is none."""
+    """Continue the newest valid checkpoint of --output, or start when there is none."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "epochs", "batch_size", "micro_batch_size", "held_out_samples", "max_new_tokens"):
@@ -209,13 +209,13 @@ class GenerateConfig:
     """Continue prompts with a run, a base or a hub model."""
 
     prompt: tuple[str, ...] = ()
-    """Texts to continue."""
+    """Prompts to continue, typed."""
     prompts: str | None = None
     """File, folder or zip with prompts; by default the held-out sequences of the run."""
     count: int | None = None
     """Prompts that are used, from the first on; by default all."""
     max_new_tokens: int | None = None
-    """Tokens of a completion, at most; by default what the modality gives (256 of a text, the rest of a picture)."""
+    """Tokens of a completion, at most; by default what the modality gives."""
     output: str | None = None
     """A .jsonl file (records), the file of a figure (.html, .png) or a folder (one file each); the same command again
     continues a job that was stopped."""
@@ -249,13 +249,13 @@ class EvaluateConfig:
     skip_bad: int = 0
     """Bad items of a source that are skipped and counted, at most; 0: the first one is an error."""
     allow_pickle_weights: bool = False
-    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler; safetensors need it not."""
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
     completions: str | None = None
     """A .jsonl file of `hypergen generate` for the same prompts, compared as a row of its own."""
     count: int | None = None
     """Examples; by default as many as the run holds out."""
     max_new_tokens: int | None = None
-    """Tokens of a completion; by default what the modality compares (96 of a text, the rest of a picture)."""
+    """Tokens of a completion; by default what the modality compares."""
     seed: int = 0
     """Seed of choice, sampling and intervals."""
     device: str = "auto"

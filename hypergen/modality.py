@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -168,12 +168,6 @@ class TokenModel(TruncatableModel, Decoder, Protocol):
 
 
 # What the core asks of an adapter.
-
-
-class Settings(Protocol):
-    """The options that only one modality has: a frozen dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Figure(Protocol):
@@ -351,14 +345,30 @@ class Adapter(Protocol):
     words) and `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
     """
 
-    METRICS: Metrics
-    """How its metrics are shown, in the order of the columns."""
-    OPTIONAL_DEPENDENCIES: Mapping[str, str]
-    """Import name of each library that only some of its features need -> what to install."""
-    LIBRARIES: Sequence[str]
-    """Distributions whose versions a run records."""
-    DEFAULT_PROMPTS: str | None
-    """The built-in source of held-out items for a base hyperfitted on its own samples; None: draw those as well."""
+    @property
+    def METRICS(self) -> Metrics:
+        """How its metrics are shown, in the order of the columns."""
+        ...
+
+    @property
+    def OPTIONAL_DEPENDENCIES(self) -> Mapping[str, str]:
+        """Import name of each library that only some of its features need -> what to install."""
+        ...
+
+    @property
+    def LIBRARIES(self) -> Sequence[str]:
+        """Distributions whose versions a run records."""
+        ...
+
+    @property
+    def DEFAULT_PROMPTS(self) -> str | None:
+        """The built-in source of held-out items for a base hyperfitted on its own samples; None: sample those, too."""
+        ...
+
+    @property
+    def FIGURE_SUFFIX(self) -> str:
+        """How the file of its figure ends: .html where that is a page, else the suffix of what `Figure.save` writes."""
+        ...
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:
         """Open a source, and check what can be checked before any model is loaded.

@@ -25,7 +25,7 @@ def write_run(temporary: Path, folder: Path, modality: Modality, compare: Compar
     save_file({"tokens": compare.held_out}, temporary / HELD_OUT_TOKENS)
     (temporary / RECORD).write_text(json.dumps(facts, indent=1))
     completions = compare.columns[baselines.HYPERFITTED_GREEDY]
-    modality.write(modality.render(list(compare.prompts), completions), temporary / SAMPLES)
+    modality.write(modality.render(prompts=list(compare.prompts), completions=completions), temporary / SAMPLES)
     figure = compare.figure(baselines.SHOWN)
     figure.save(temporary)
     (temporary / REPORT).write_text(report_page(folder, facts, figure), encoding="utf-8")

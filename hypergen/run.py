@@ -53,7 +53,9 @@ class Run:
             decoding: fields of `DecodingConfig`, such as `strategy="top-p"` or `block_citations=5`.
         """
         rows = self.prompt_rows(prompts)
-        return self.modality.render(rows, self.complete(rows, DecodingConfig(**decoding), max_new_tokens))
+        return self.modality.render(
+            prompts=rows, completions=self.complete(rows, DecodingConfig(**decoding), max_new_tokens)
+        )
 
     def generate_tokens(self, prompt_ids: Tensor, max_new_tokens: int | None = None, **decoding: Any) -> Tensor:
         """Continue prompts given as ids: (B, P) without start token, P >= 0 -> (B, S) on the CPU.
@@ -71,7 +73,7 @@ class Run:
             return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
         if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
             return [self.modality.encode_prompt(prompts)]
-        return [self.modality.encode_prompt(item, number) for number, item in enumerate(prompts, 1)]
+        return [self.modality.encode_prompt(item, number=number) for number, item in enumerate(prompts, 1)]
 
     def complete(
         self,
@@ -126,7 +128,7 @@ class Run:
         num_left = held_out.shape[1] - prompts.shape[1]
         completions = self.complete(list(prompts), decoding, num_left)
         columns = {"completion": completions, "original": held_out[:, -num_left:]}
-        return self.modality.comparison_figure(prompts, columns).content
+        return self.modality.comparison_figure(prompts=prompts, columns=columns).content
 
     def _with_settings(self, changes: dict[str, Any]) -> Modality:
         return self.modality.with_settings(replace(self.modality.settings, **changes)) if changes else self.modality

@@ -94,8 +94,8 @@ assert ids.tolist() == [[2, 2, 2], [4, 4, 4]]
 TRACKER = {
     "config.py": [
         (
-            '    """Continue the newest whole checkpoint of --output, or start when there is none."""\n',
-            '    """Continue the newest whole checkpoint of --output, or start when there is none."""\n'
+            '    """Continue the newest valid checkpoint of --output, or start when there is none."""\n',
+            '    """Continue the newest valid checkpoint of --output, or start when there is none."""\n'
             '    report_to: str | None = None\n    """File that gets the losses."""\n',
         )
     ],

@@ -100,8 +100,13 @@ def test_optional_libraries_are_declared_as_they_are_named_to_users():
 
 def test_nobody_is_told_to_install_a_stranger_s_package():
     """`hypergen` and `hyperfit` on the package index are other people's projects."""
-    pages = [*PROJECT.glob("*.md"), *PROJECT.glob("benchmarks/*.md"), *PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.md")]
-    wrong = re.compile(r"pip install (-\S+ )*['\"]?(hypergen|hyperfit)\b")
+    pages = [
+        path
+        for kind in ("*.md", "*.py", "*.json")
+        for path in (*PACKAGE.rglob(kind), *PROJECT.glob(f"benchmarks/**/{kind}"))
+    ]
+    pages += PROJECT.glob("*.md")
+    wrong = re.compile(r"pip install (-\S+ )*\\?['\"]?(hypergen|hyperfit)\b")
     assert [str(page) for page in pages if wrong.search(page.read_text(encoding="utf-8"))] == []
     assert PROJECT_FILE["project"]["name"] == "hyperfitting"
 

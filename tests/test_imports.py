@@ -15,12 +15,13 @@ import pytest
 import hypergen
 
 PACKAGE = Path(hypergen.__file__).parent
-FOUNDATION = ("errors", "config", "modality")
+FOUNDATION = ("errors", "version", "config", "modality")
 SUPPORT = (*FOUNDATION, "kernels", "runtime", "storage", "data")
 WORK = (*SUPPORT, "training", "decoding")
 ALLOWED = {
     # The first part of a module's name -> what it may import of hypergen; DESIGN: who may import whom.
     "errors": (),
+    "version": (),
     "config": ("errors",),
     "modality": ("config", "errors"),
     "kernels": ("kernels", "runtime.cache_folder"),
@@ -32,7 +33,7 @@ ALLOWED = {
     "decoding": (*SUPPORT, "decoding"),
     "text": (*WORK, "text"),
     "image": (*WORK, "image"),
-    "evaluation": (*WORK, "evaluation"),
+    "evaluation": (*WORK, "report", "evaluation"),
     "registry": (*SUPPORT, "registry"),
     "options": (*WORK, "evaluation", "registry"),
     "publish": (*WORK, "evaluation", "report", "registry"),

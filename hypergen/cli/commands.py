@@ -74,7 +74,7 @@ class Pretrain:
 
         base = api.pretrain(self.pretrain, **self.settings.given())
         held_out = base.record["held_out"]
-        print(f"held-out loss {held_out['loss']:.3f} nats per token; base in {sanitize(str(base.folder))}")
+        print(f"held-out loss {held_out['loss']:.3f} nats per token\nwrote {sanitize(str(base.folder))}")
 
 
 @with_sources
@@ -100,7 +100,7 @@ class Fit:
         )
         columns = Columns.of(registry.adapter(run.record["modality"]).METRICS)
         terminal(run.records, columns, columns.brief(run.records))
-        pages = [run.folder / name for name in (FIGURE, REPORT) if (run.folder / name).exists()]
+        pages = [*sorted(run.folder.glob(f"{FIGURE}.*")), run.folder / REPORT]
         print("wrote " + " and ".join(sanitize(str(page)) for page in pages))
 
 

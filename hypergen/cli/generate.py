@@ -50,8 +50,8 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     # 1. Check what can be known before the model is loaded.
     refuse_empty(config)
     target = Path(config.output) if config.output else None
-    _check_target(target)
     name, settings = stored_settings(run, config.modality, given)
+    _check_target(target, registry.adapter(name).FIGURE_SUFFIX)
     items = _items(run, config, name, settings)
     if decoding.block_citations:
         stored_tokens(Path(run), TRAINING_TOKENS)
@@ -90,7 +90,7 @@ def _deliver(
     as_json: bool,
 ) -> None:
     """Print or write the completions (B, S); `kept` holds them without what follows the end token."""
-    items = loaded.modality.render(rows, completions)
+    items = loaded.modality.render(prompts=rows, completions=completions)
     records = [
         {"prompt_tokens": row.tolist(), "completion_tokens": ids.tolist()} | _as_record(loaded.modality.as_text(item))
         for row, ids, item in zip(rows, kept, items, strict=True)
@@ -128,7 +128,7 @@ def _items(run: str, config: GenerateConfig, name: str, settings: Any) -> Sequen
     return items if items is None else items[: config.count]
 
 
-def _check_target(target: Path | None) -> None:
+def _check_target(target: Path | None, figure_suffix: str) -> None:
     """Refuse an output that could not be written, before there is anything to write."""
     if target is None:
         return
@@ -137,8 +137,9 @@ def _check_target(target: Path | None) -> None:
             raise InputError(f"--output {target}: folder {target.parent} does not exist")
         if target.suffix and target.exists():
             raise InputError(f"--output {target}: exists already")
-    if target.suffix not in ("", ".jsonl", ".png", PAGE_SUFFIX):
-        raise InputError(f"--output {target}: must be a folder or end in .jsonl, .png or {PAGE_SUFFIX}")
+    if target.suffix not in ("", ".jsonl", figure_suffix):
+        figure = f"the figure of this modality ends in {figure_suffix}"
+        raise InputError(f"--output {target}: must be a folder or end in .jsonl; {figure}")
     if not target.suffix:
         check_output(target, resume=False)
 
@@ -166,15 +167,12 @@ def _write_figure(target: Path, loaded: Run, rows: list[Tensor], completions: Te
     """Write the comparison figure: its own file, or a page around it where it has none."""
     if len({len(row) for row in rows}) > 1:
         raise InputError(f"--output {target}: the prompts differ in length; use a folder or a .jsonl file")
-    figure = loaded.modality.comparison_figure(torch.stack(rows), {"completion": completions})
-    with tempfile.TemporaryDirectory() as folder:
-        files = figure.save(Path(folder))
-        suffix = files[0].suffix if files else PAGE_SUFFIX
-        if target.suffix != suffix:
-            raise InputError(f"--output {target}: the figure of this modality ends in {suffix}")
-        if files:
-            write_file(target, lambda temporary: shutil.copyfile(files[0], temporary))
-            return
+    figure = loaded.modality.comparison_figure(prompts=torch.stack(rows), columns={"completion": completions})
+    if target.suffix != PAGE_SUFFIX:
+        with tempfile.TemporaryDirectory() as folder:
+            (file,) = figure.save(Path(folder))
+            write_file(target, lambda temporary: shutil.copyfile(file, temporary))
+        return
     title = f"hypergen: {loaded.folder.name}"
     shown = page(title, [], Columns.of(), facts={}, curves={}, figure=figure.html())
     write_file(target, lambda temporary: temporary.write_text(shown, encoding="utf-8"))

@@ -8,13 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hypergen.cli.commands import (
-    parse,
-)
+from hypergen.cli.commands import parse
 from hypergen.errors import DiskError, HypergenError
-from hypergen.runtime.console import sanitize
+from hypergen.runtime.console import as_message
 from hypergen.runtime.dependencies import require_versions
-from hypergen.runtime.redaction import redact
 from hypergen.runtime.signals import SignalWatch
 
 LONGEST_MESSAGE = 2000  # characters; a file may hold any value
@@ -31,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command()
             sys.stdout.flush()
     except HypergenError as error:
-        print(f"hypergen: {sanitize(redact(str(error)))[:LONGEST_MESSAGE]}", file=sys.stderr)
+        print(as_message(str(error))[:LONGEST_MESSAGE], file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergen.kernels.native_library import why_unavailable
-from hypergen.kernels.native_sampling import sample_tokens_native
+from hypergen.kernels.native_library import fallback_message, why_unavailable
+from hypergen.kernels.native_sampling import LOWEST_TEMPERATURE, sample_tokens_native
 from hypergen.kernels.topk import topk
 from hypergen.runtime.console import warn_once
 
 NUM_FIRST = 64  # most likely tokens looked at first: a nucleus is rarely wider
 OFF = {"top_p": 1.0, "min_p": 0.0}  # values, besides None, at which a filter removes nothing
 TORCH_ONLY: frozenset[str] = frozenset()  # filters that the native kernel lacks: such a draw is made by torch
-LOWEST_TEMPERATURE = 1e-30  # below it differences of logits would overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def sample_tokens(
         if ids is not None:
             return ids
         if (reason := why_unavailable()) is not None:
-            warn_once(f"native decoding is unavailable ({reason}); using torch instead")
+            warn_once(fallback_message(reason))
     left, ids = candidates(logits.float(), **filters.keywords)
     return ids.gather(1, sample(left, uniform)[:, None]).squeeze(1)
 

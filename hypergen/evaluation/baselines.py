@@ -21,14 +21,13 @@ from hypergen.evaluation.calibration import Adjusted, log_probability_change, ma
 from hypergen.evaluation.comparison import ComparedModel, Comparison
 from hypergen.evaluation.predictions import prediction_values
 from hypergen.modality import TokenModel
+from hypergen.report import verdicts
 
 GREEDY = DecodingConfig(stop_at_end=False)
 CITATION_LENGTH = 5  # arXiv 2412.04318
 REPETITION_PENALTY = 1.2  # arXiv 1909.05858
 
-BASE_GREEDY = "base greedy"
-BASE_TOP_P = "base top-p"
-HYPERFITTED_GREEDY = "hyperfitted greedy"
+BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY = verdicts.BASE_GREEDY, verdicts.BASE_TOP_P, verdicts.OURS
 ORIGINAL = "original"  # the held-out examples themselves (`Comparison.add_original`)
 SHOWN = (BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY, ORIGINAL)  # rows that a figure shows side by side
 

@@ -175,7 +175,7 @@ class Comparison:
         """
         shown = [name for name in self.columns if names is None or name in names] or list(self.columns)
         columns = {name: self.columns[name][:rows] for name in shown}
-        return self.modality.comparison_figure(self.prompts[:rows], columns)
+        return self.modality.comparison_figure(prompts=self.prompts[:rows], columns=columns)
 
     def _append(self, name: str, completions: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         self.columns[name], self.values[name] = completions, values
@@ -189,9 +189,9 @@ class Comparison:
         its head and meaning.
         """
         overlap = longest_overlap(completions, self.training).double()
-        own = self.modality.metrics(self.prompts, completions)
+        own = self.modality.metrics(prompts=self.prompts, completions=completions)
         if self.reference_metrics is not None:
-            own |= self.reference_metrics.compute(self.prompts, completions)
+            own |= self.reference_metrics.compute(prompts=self.prompts, completions=completions)
         return {
             **{name: torch.as_tensor(value) for name, value in own.items()},
             **{f"rep_{n}": repetition_values(completions, n) for n in (2, 3, 4)},

@@ -35,6 +35,7 @@ METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
 OPTIONAL_DEPENDENCIES = {"torchmetrics": TORCHMETRICS, "datasets": "datasets>=4"}
 LIBRARIES = ("diffusers",)
 DEFAULT_PROMPTS: str | None = None  # pictures to start from are sampled from the base, as its training set is
+FIGURE_SUFFIX = ".png"
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour where there are no codes
 

@@ -36,7 +36,7 @@ class PictureFigure:
 
     def save(self, folder: Path) -> list[Path]:
         """Write the picture into `folder` as a PNG file."""
-        path = folder / FIGURE
+        path = folder / f"{FIGURE}.png"
         self.content.save(path)
         return [path]
 

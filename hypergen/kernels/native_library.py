@@ -33,6 +33,11 @@ def load_native_library() -> ctypes.CDLL | None:
     return _library_or_reason()[0]
 
 
+def fallback_message(reason: str) -> str:
+    """Say that torch takes the place of native code, and why."""
+    return f"native decoding is unavailable ({reason}); using torch instead"
+
+
 def why_unavailable() -> str | None:
     """Give the reason where native code could be expected (on Linux) and cannot be had; None otherwise."""
     return _library_or_reason()[1]

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hypergen.kernels.native_library import fallback_message
 from hypergen.kernels.native_step import attach_native_step
 from hypergen.kernels.packed_model import PackedCache, PackedModel
 
@@ -48,7 +49,7 @@ class PackedDecoder:
             self._has_tried_native = True
             self._packed, reason = attach_native_step(self._packed)
             if reason is not None:
-                self._on_fallback(f"native decoding is unavailable ({reason}); using torch instead")
+                self._on_fallback(fallback_message(reason))
         return self._packed
 
     def decode_step(self, token: Tensor, kv_cache: PackedCache) -> tuple[Tensor, PackedCache]:

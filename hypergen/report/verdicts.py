@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from hypergen.report.columns import Columns, Record, Records
 from hypergen.report.table import interval_text, mean_text
 
-OURS, OTHERS = "hyperfitted greedy", ("base greedy", "base top-p")
+OURS = "hyperfitted greedy"  # names of rows, which `evaluation.baselines` takes from here
+BASE_GREEDY, BASE_TOP_P = OTHERS = "base greedy", "base top-p"
 
 
 def verdicts(records: Records, columns: Columns) -> list[str]:

@@ -43,7 +43,12 @@ def first_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
 def warn(text: str) -> None:
     """Print a warning to standard error, sanitized and redacted, from the first rank alone."""
     if is_first_rank():
-        print(f"hypergen: {redact(sanitize(text))}", file=sys.stderr)
+        print(as_message(text), file=sys.stderr)
+
+
+def as_message(text: str) -> str:
+    """Make a line for standard error: sanitized, then redacted, so that no control character hides a secret."""
+    return f"hypergen: {redact(sanitize(text))}"
 
 
 @cache

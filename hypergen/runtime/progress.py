@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from hypergen.runtime.console import sanitize
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -31,7 +33,7 @@ def track(label: str, total: int, done: int = 0) -> Iterator[Advance]:
         done: what an earlier process did of the total; it takes no part in the time left.
     """
     show = (_bar if sys.stderr.isatty() else _lines) if label else _silent
-    with show("".join(char if char.isprintable() else "?" for char in label), total, done) as advance:
+    with show(sanitize(label), total, done) as advance:
         yield advance
 
 

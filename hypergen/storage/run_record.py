@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergen import __version__
 from hypergen.config import FitConfig, PretrainConfig, flag
 from hypergen.runtime.devices import device_name
 from hypergen.runtime.redaction import redact
+from hypergen.version import __version__
 
 CORE_LIBRARIES = ("torch", "safetensors")
 FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every", "skip_bad", "allow_pickle_weights"}

@@ -48,6 +48,7 @@ METRICS: dict[str, Metric] = {
 OPTIONAL_DEPENDENCIES = {"sacrebleu": SACREBLEU, "mauve": MAUVE, "datasets": "datasets>=4"}
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
+FIGURE_SUFFIX = ".html"
 DEFAULT_NEW_TOKENS = 256
 COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
 

@@ -29,11 +29,11 @@ class TrainingMonitor:
 
     folder: Path
     """The run folder."""
-    quick_metrics: Callable[[], dict[str, float]] | None = None
+    quick_metrics: Callable[[], dict[str, float]] | None
     """Computes the held-out metrics (`Comparison.quick_metrics`); none where there is nothing to compute."""
-    every: int = 1
+    every: int
     """Epochs between held-out metrics; 0: never."""
-    max_overlap: float | None = None
+    max_overlap: float | None
     """Tokens, mean over the held-out completions; none: no such rule."""
     trackers: Sequence[Tracker] = ()
     """Told of each epoch, too."""

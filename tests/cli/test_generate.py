@@ -23,7 +23,7 @@ def test_texts_are_printed_one_below_the_other(text_run, capsys):
 def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
     from hypergen.text.adapter import TextModality
 
-    monkeypatch.setattr(TextModality, "render", lambda *_: ["\x1b]0;title\x07\x9bA\nB\u202e"])
+    monkeypatch.setattr(TextModality, "render", lambda *_, **__: ["\x1b]0;title\x07\x9bA\nB\u202e"])
     assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]
 
 

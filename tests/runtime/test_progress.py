@@ -65,7 +65,7 @@ def test_time_left_counts_only_what_this_process_did(capsys, clock):
 def test_plain_lines_hold_no_control_codes(capsys, clock):
     with track("a\x1b[2J\nb", 1) as advance:
         advance()
-    assert capsys.readouterr().err == "a?[2J?b: 1/1    0 s left\n"
+    assert capsys.readouterr().err == "a[2J b: 1/1    0 s left\n"
 
 
 def test_nothing_to_do_prints_nothing(capsys):

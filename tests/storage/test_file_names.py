@@ -14,7 +14,7 @@ NAMES = {
     "HELD_OUT_TOKENS": "held_out_tokens.safetensors",
     "SAMPLES": "samples",
     "REPORT": "report.html",
-    "FIGURE": "grid.png",
+    "FIGURE": "grid",
     "LOCK": ".lock",
     "TEMPORARY": ".tmp-",
     "CHECKPOINTS": "checkpoints",

@@ -33,6 +33,7 @@ METRICS = {
 OPTIONAL_DEPENDENCIES: dict[str, str] = {}
 LIBRARIES: tuple[str, ...] = ()
 DEFAULT_PROMPTS: str | None = BUILT_IN
+FIGURE_SUFFIX = ".html"
 
 
 @final

@@ -16,7 +16,7 @@ from tests.training.plans import new_plan, sequences, toy
 
 
 def test_every_so_many_epochs(tmp_path):
-    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": 3.0}, every=2)
+    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": 3.0}, every=2, max_overlap=None)
     for epoch in (1, 2, 3, 4):
         monitor.on_epoch(epoch, 1.0)
     assert [row["epoch"] for row in read_metrics(tmp_path) if "overlap_mean" in row] == [2, 4]
@@ -24,7 +24,9 @@ def test_every_so_many_epochs(tmp_path):
 
 def test_the_rule_reads_the_log(tmp_path):
     overlaps = iter([2.0, 4.0, 4.1])
-    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": next(overlaps)}, max_overlap=4.0)
+    monitor = TrainingMonitor(
+        folder=tmp_path, quick_metrics=lambda: {"overlap_mean": next(overlaps)}, every=1, max_overlap=4.0
+    )
     for epoch in (1, 2, 3):
         monitor.on_epoch(epoch, 1.0)
     again = TrainingMonitor(folder=tmp_path, max_overlap=4.0)  # as in a later process
@@ -33,7 +35,7 @@ def test_the_rule_reads_the_log(tmp_path):
 
 
 def test_a_training_stops_by_the_rule(tmp_path):
-    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": 5.0}, max_overlap=4.0)
+    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": 5.0}, every=1, max_overlap=4.0)
     hooks = TrainingHooks(on_epoch=monitor.on_epoch, stop_rule=monitor.stop_rule)
     result = hyperfit(toy(), sequences(10), new_plan(steps=9), hooks)
     assert (result.stopped_by, result.epochs) == ("overlap", 1)
