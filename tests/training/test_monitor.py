@@ -22,6 +22,22 @@ def test_every_so_many_epochs(tmp_path):
     assert [row["epoch"] for row in read_metrics(tmp_path) if "overlap_mean" in row] == [2, 4]
 
 
+def test_trackers_are_told_each_epoch(tmp_path):
+    class Remembering:
+        def __init__(self):
+            self.told = []
+
+        def log(self, epoch, metrics):
+            self.told.append((epoch, metrics))
+
+    trackers = Remembering(), Remembering()
+    options = {"quick_metrics": lambda: {"ttr": 0.5}, "every": 2, "max_overlap": None}
+    monitor = TrainingMonitor(folder=tmp_path, trackers=trackers, **options)
+    for epoch in (1, 2):
+        monitor.on_epoch(epoch, 1.0)
+    assert trackers[0].told == trackers[1].told == [(1, {"loss": 1.0}), (2, {"loss": 1.0, "ttr": 0.5})]
+
+
 def test_the_rule_reads_the_log(tmp_path):
     overlaps = iter([2.0, 4.0, 4.1])
     monitor = TrainingMonitor(
@@ -29,9 +45,9 @@ def test_the_rule_reads_the_log(tmp_path):
     )
     for epoch in (1, 2, 3):
         monitor.on_epoch(epoch, 1.0)
-    again = TrainingMonitor(folder=tmp_path, max_overlap=4.0)  # as in a later process
+    again = TrainingMonitor(folder=tmp_path, quick_metrics=None, every=0, max_overlap=4.0)  # as in a later process
     assert [again.stop_rule(epoch) for epoch in (1, 2, 3, 4)] == [None, None, "overlap", None]
-    assert TrainingMonitor(folder=tmp_path).stop_rule(3) is None
+    assert TrainingMonitor(folder=tmp_path, quick_metrics=None, every=0, max_overlap=None).stop_rule(3) is None
 
 
 def test_a_training_stops_by_the_rule(tmp_path):
