@@ -34,6 +34,7 @@ from hypergen.options import (
     modality_of,
     num_held_out,
     pretrain_plan,
+    read_card,
     read_items,
     read_record,
     split_options,
@@ -78,7 +79,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     typed, given = split_options(FitConfig, config, options)
     name = modality_of(typed.modality, typed.model)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
-    recipe = fit_recipe(read_record(base) if typed.model is None else {}, typed.data, name)
+    recipe = fit_recipe(read_card(adapter, name, typed.model), typed.data, name)
     resolved = ResolvedFit.of(typed, name, recipe)
     settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
     folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
@@ -110,7 +111,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
 
         # 5. Hyperfit.
         facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
-        facts |= {"base": lasting_name(base) if resolved.model else name}
+        facts |= {"base": _recorded_base(name, resolved.model)}
         checkpoints = Checkpoints(
             folder=folder / CHECKPOINTS,
             facts=fixed_options(resolved, settings)
@@ -199,11 +200,11 @@ def load(
     allow_pickle_weights: bool = False,
     **settings: Any,
 ) -> Run:
-    """Load a run, a base folder or a hub id; a folder tells its modality, a hub id needs `modality`.
+    """Load a run, a base (folder, file or name) or a hub id, which alone does not tell its modality.
 
     Args:
-        source: the folder or id.
-        modality: its modality, where the folder does not tell.
+        source: the folder, file, name or id.
+        modality: its modality, where the source does not tell.
         device: auto, cpu, cuda, cuda:N or mps.
         allow_pickle_weights: read pickled weights (.bin), through torch's restricted unpickler, where no others are.
         settings: fields of the modality's `Settings`.
@@ -286,11 +287,21 @@ def _baseline(folder: Path, asked: str | None, name: str) -> str:
     base = asked or read_record(str(folder)).get("base")
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from; give --baseline")
-    run_folder.check_finished(Path(base))
-    found = registry.identify(Path(base)) if Path(base).is_dir() else None
+    if base == name:
+        return embedded_base(name)
+    if not registry.is_named(base):
+        run_folder.check_finished(Path(base))
+    found = registry.identify(base)
     if found not in (None, name):
         raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
-    return embedded_base(name) if base == name else base
+    return base
+
+
+def _recorded_base(modality: str, model: str | None) -> str:
+    """Name the base so that `evaluate` finds it from anywhere; a modality's name stands for its embedded base."""
+    if model is None:
+        return modality
+    return model if registry.is_named(model) else lasting_name(model)
 
 
 @contextmanager

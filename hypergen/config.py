@@ -91,7 +91,7 @@ class FitConfig:
     modality: str | None = None
     """Name of the modality; read from --model where that says it."""
     model: str | None = None
-    """Base: a folder or hub id; none takes the embedded base of the modality."""
+    """Base: a name (see above), a folder, a file or a hub id; none takes the embedded base of the modality."""
     data: str = OWN
     """Training items: self (drawn from the base), a built-in name, a file or folder that the modality reads, or
     hub:ID."""
@@ -243,7 +243,7 @@ class EvaluateConfig:
     """Compare a run with the baselines that its base allows without further training, on held-out items."""
 
     baseline: str | None = None
-    """The base: a folder or hub id; by default the one that the run started from."""
+    """The base: a name, folder, file or hub id; by default the one that the run started from."""
     data: str | None = None
     """Held-out items; by default the held-out sequences stored in the run."""
     skip_bad: int = 0

@@ -342,7 +342,9 @@ class Adapter(Protocol):
 
     The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
     options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
-    words) and `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
+    words), `NAMED_BASES` (names that `--model` takes, each with a `card` here), `MODEL_SUFFIXES` (how files that are a
+    model end, with the dot) and `recognizes(config)` (whether the content of a `config.json` is of a model of this
+    modality).
     """
 
     @property
@@ -403,11 +405,21 @@ class Adapter(Protocol):
         """
         ...
 
+    def card(self, *, source: str) -> Mapping[str, Any]:
+        """Return what is known of a base in `NAMED_BASES`: JSON values; empty for any other source.
+
+        `fit` holds recipes for the options of a fit by its `--data`: `self`, a built-in name, `data` for any other.
+
+        Args:
+            source: the name.
+        """
+        ...
+
     def load(self, *, source: str, settings: Any, allow_pickle_weights: bool) -> Modality:
         """Load a base or run.
 
         Args:
-            source: a folder, or a hub id.
+            source: a folder, a file of `MODEL_SUFFIXES`, a name of `NAMED_BASES`, or a hub id.
             settings: the adapter's own; an open field takes the value that suits the model.
             allow_pickle_weights: read pickled weights (.bin) where no others are.
 

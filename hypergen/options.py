@@ -7,7 +7,7 @@ After this no option is open because nobody filled it: a None that is left means
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -110,23 +110,30 @@ def embedded_base(modality: str) -> str:
 
 
 def modality_of(asked: str | None, model: str | None) -> str:
-    """Determine the modality: the one that the user names or that the model folder tells.
+    """Determine the modality: the one that the user names or that the model tells.
 
     Raises:
         InputError: neither tells, or the two differ.
     """
-    folder = Path(model) if model else None
-    if folder is not None:
-        check_finished(folder)
-    found = registry.identify(folder) if folder and folder.is_dir() else None
+    if model is not None and not registry.is_named(model):
+        check_finished(Path(model))
+    found = registry.identify(model) if model else None
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
-        reason = "does not tell its modality" if folder and folder.is_dir() else "no such folder"
-        where = f"{model}: {reason}; " if model else ""
+        where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
         raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
     return name
+
+
+def _why_unknown(model: Path) -> str:
+    """Say why a model does not tell its modality."""
+    if model.is_dir():
+        return "does not tell its modality"
+    if model.is_file():
+        return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
+    return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
 
 
 def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
@@ -143,12 +150,17 @@ def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tu
 
 def read_record(source: str) -> dict[str, Any]:
     """Read `hypergen.json` of a run or base; empty for any other model."""
-    return read_optional(Path(source) / RECORD) or {}
+    return {} if registry.is_named(source) else read_optional(Path(source) / RECORD) or {}
 
 
-def fit_recipe(record: dict[str, Any], data: str, modality: str) -> dict[str, Any]:
+def read_card(adapter: Adapter, modality: str, model: str | None) -> Mapping[str, Any]:
+    """Read the card of a base that hypergen knows: the embedded one (no model) or a named one; empty for any other."""
+    return read_record(embedded_base(modality)) if model is None else adapter.card(source=model)
+
+
+def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, Any]:
     """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
-    recipes = record.get("fit", {})
+    recipes = card.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
     return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
 

@@ -45,12 +45,35 @@ def sources(name: str) -> str:
     return str(_config(name).SOURCES)
 
 
-def identify(folder: Path) -> str | None:
-    """Tell the modality of a model folder: by `hypergen.json`, else by its architecture; None where neither tells."""
-    record = read_optional(folder / RECORD)
+def named_bases(name: str) -> tuple[str, ...]:
+    """List the bases of the modality that have a name of their own; `--model` takes it, whatever lies in the folder."""
+    return tuple(_config(name).NAMED_BASES)
+
+
+def is_named(source: str | Path) -> bool:
+    """Tell a named base from a folder, a file or a hub id."""
+    return any(str(source) in named_bases(name) for name in MODALITIES)
+
+
+def model_suffixes() -> tuple[str, ...]:
+    """List how files that are a model end, over all modalities."""
+    return tuple(suffix for name in MODALITIES for suffix in _config(name).MODEL_SUFFIXES)
+
+
+def identify(source: str | Path) -> str | None:
+    """Tell the modality of a model, where anything tells: a name, a file's suffix, else the folder.
+
+    A folder tells by `hypergen.json`, else by its architecture.
+    """
+    path = Path(source)
+    for name in MODALITIES:
+        is_its_file = path.suffix.lower() in _config(name).MODEL_SUFFIXES and path.is_file()
+        if str(source) in named_bases(name) or is_its_file:
+            return name
+    record = read_optional(path / RECORD)
     if record is not None:
         return record.get("modality")
-    config = read_optional(folder / "config.json")
+    config = read_optional(path / "config.json")
     if config is None:
         return None
     return next((name for name in reversed(MODALITIES) if _config(name).recognizes(config)), None)

@@ -52,6 +52,16 @@ def test_the_manifest_covers_every_file(fitted):
     assert set(listed) == FILES - {"manifest.json"}
 
 
+def test_a_named_base_gives_its_recipe_and_stays_a_name(registered, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy-zero").mkdir()  # is not asked
+    options = {name: value for name, value in QUICK_TOY.items() if name != "epochs"}
+    run = hypergen.fit(model="toy-zero", output="run", **options)
+    assert (run.record["base"], run.record["training"]["epochs"]) == ("toy-zero", 3)
+    assert hypergen.evaluate("run", count=2).records
+    assert hypergen.load("toy-zero").record == {}
+
+
 def test_the_record_says_how_the_run_came_about(fitted, toy_base):
     record = json.loads((fitted.folder / "hypergen.json").read_text())
     assert record == json.loads(json.dumps(fitted.record))

@@ -13,6 +13,7 @@ import pytest
 
 from hypergen import modality as contract
 from hypergen import registry
+from hypergen.config import FitConfig
 from tests.image import tiny as tiny_image
 from tests.text import tiny as tiny_text
 from tests.toy.adapter import toy
@@ -60,6 +61,18 @@ def test_the_module_has_the_constants(name):
     assert adapter.DEFAULT_PROMPTS is None or isinstance(adapter.DEFAULT_PROMPTS, str)
     assert registry.paper_recipe(name).keys() <= config.Settings.__dataclass_fields__.keys()
     assert registry.sources(name)
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in config.MODEL_SUFFIXES)
+    assert all(name == str(Path(name).name) for name in config.NAMED_BASES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_named_base_has_a_card_with_recipes_and_nothing_else_has(name):
+    adapter, known = registry.adapter(name), FitConfig.__dataclass_fields__.keys()
+    known |= registry.settings_class(name).__dataclass_fields__.keys()
+    for base in registry.named_bases(name):
+        recipes = adapter.card(source=base)["fit"]
+        assert {"self", "data"} <= recipes.keys() and all(recipe.keys() <= known for recipe in recipes.values())
+    assert adapter.card(source="a/model") == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

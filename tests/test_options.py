@@ -92,6 +92,30 @@ def test_nothing_tells_the_modality(model, said):
         options.modality_of(None, model)
 
 
+def test_a_file_that_is_no_model(tmp_path):
+    (tmp_path / "a.zip").write_text("")
+    with pytest.raises(InputError, match=r"a\.zip: is a file, and none that is a model \(\.gguf, \.toy\); --modality"):
+        options.modality_of(None, str(tmp_path / "a.zip"))
+    with pytest.raises(InputError, match=r"a\.toy: no such file; --modality is needed"):
+        options.modality_of(None, str(tmp_path / "a.toy"))
+
+
+def test_a_named_base_and_a_file_tell_theirs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toy").write_text("")
+    for model in ("toy-zero", "a.toy"):
+        assert options.modality_of(None, model) == "toy"
+        with pytest.raises(InputError, match=f"^--modality text: {model} is of modality 'toy'$"):
+            options.modality_of("text", model)
+
+
+def test_nothing_is_read_from_a_folder_that_is_called_like_a_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy-zero" / "checkpoints").mkdir(parents=True)  # as of an unfinished run
+    record(tmp_path / "toy-zero", {"modality": "image"})
+    assert options.modality_of(None, "toy-zero") == "toy" and options.read_record("toy-zero") == {}
+
+
 def test_an_empty_folder_does_not_tell(tmp_path):
     with pytest.raises(InputError, match="does not tell its modality"):
         options.modality_of(None, str(tmp_path))
@@ -143,6 +167,18 @@ def test_the_card_says_what_suits_its_data_and_the_paper_the_rest():
     for card in ({}, {"fit": {"data": {"epochs": 5}}}):
         assert options.fit_recipe(card, "self", "image") == PAPER_RECIPE
         assert options.fit_recipe(card, "self", "text") == PAPER_RECIPE | {"sequence_length": 256}
+
+
+def test_the_embedded_and_the_named_bases_have_cards(tmp_path):
+    toy = registry.adapter("toy")
+    assert options.read_card(registry.adapter("text"), "text", None)["fit"]["self"]
+    named = options.read_card(toy, "toy", "toy-zero")
+    assert {data: options.fit_recipe(named, data, "toy")["epochs"] for data in ("self", "numbers")} == {
+        "self": 2,
+        "numbers": 3,
+    }
+    folder = record(tmp_path, {"modality": "toy", "fit": {"self": {"epochs": 9}}})
+    assert options.read_card(toy, "toy", folder) == {}  # a run is no base that hypergen knows
 
 
 # The items.

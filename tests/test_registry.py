@@ -17,7 +17,9 @@ def test_a_name_leads_to_an_adapter_and_its_settings(name, registered):
     assert registry.settings_class(name).__module__ == f"{registry.MODALITIES[name]}.config"
 
 
-@pytest.mark.parametrize("ask", [registry.adapter, registry.settings_class, registry.paper_recipe, registry.sources])
+@pytest.mark.parametrize(
+    "ask", [registry.adapter, registry.settings_class, registry.paper_recipe, registry.sources, registry.named_bases]
+)
 @pytest.mark.parametrize("name", ["video", "", "Text", ["text"]])
 def test_an_unknown_name_is_refused_with_those_that_are_allowed(ask, name):
     with pytest.raises(InputError, match="allowed are text, image"):
@@ -38,6 +40,23 @@ def test_every_modality_is_asked_and_the_first_takes_the_rest(content, expected,
     assert registry.identify(tmp_path) == expected
     (tmp_path / "hypergen.json").write_text(json.dumps({"modality": "image"}))
     assert registry.identify(tmp_path) == "image"
+
+
+def test_a_name_wins_over_a_folder_that_is_called_so(registered, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy-zero").mkdir()
+    (tmp_path / "toy-zero" / "config.json").write_text('{"model_type": "imagegpt"}')
+    assert registry.named_bases("toy") == ("toy-zero",) and registry.named_bases("image") == ()
+    assert registry.identify("toy-zero") == "toy" and registry.is_named("toy-zero")
+    assert registry.identify("./toy-zero") == "image" and not registry.is_named("./toy-zero")
+
+
+def test_a_file_tells_by_its_suffix(registered, tmp_path):
+    assert {".gguf", ".toy"} <= set(registry.model_suffixes())
+    for name, expected in {"a.toy": "toy", "A.GGUF": "text", "a.zip": None}.items():
+        assert registry.identify(tmp_path / name) is None
+        (tmp_path / name).write_text("")
+        assert registry.identify(tmp_path / name) == expected
 
 
 def test_an_empty_folder_tells_nothing(tmp_path):

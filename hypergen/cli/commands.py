@@ -59,6 +59,13 @@ def with_sources(command: type) -> type:
     return command
 
 
+def with_bases(command: type) -> type:
+    """Add to the description of a verb which bases have a name."""
+    named = [base for name in registry.MODALITIES for base in registry.named_bases(name)]
+    command.__doc__ = f"{command.__doc__} Bases with a name are {', '.join(named)}."
+    return command
+
+
 @with_sources
 @dataclass(frozen=True)
 class Pretrain:
@@ -77,6 +84,7 @@ class Pretrain:
         print(f"held-out loss {held_out['loss']:.3f} nats per token\nwrote {sanitize(str(base.folder))}")
 
 
+@with_bases
 @with_sources
 @dataclass(frozen=True)
 class Fit:
@@ -104,13 +112,14 @@ class Fit:
         print("wrote " + " and ".join(sanitize(str(page)) for page in pages))
 
 
+@with_bases
 @with_sources
 @dataclass(frozen=True)
 class Generate:
     """Continue prompts with a run, a base or a hub model."""
 
     run: tyro.conf.Positional[str]
-    """Folder or hub id."""
+    """Run or base: a folder, a name, a file or a hub id."""
     generate: Flat[GenerateConfig] = field(default_factory=GenerateConfig)
     decoding: Flat[DecodingConfig] = field(default_factory=DecodingConfig)
     settings: Flat[Settings] = field(default_factory=Settings)
@@ -123,6 +132,7 @@ class Generate:
         generate(self.run, self.generate, self.decoding, self.settings.given())
 
 
+@with_bases
 @with_sources
 @dataclass(frozen=True)
 class Evaluate:

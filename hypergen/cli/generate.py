@@ -42,7 +42,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     """Continue the prompts; print texts, or write what --output names.
 
     Args:
-        run: folder or hub id.
+        run: folder, name, file or hub id.
         config: prompts and output.
         decoding: the strategy.
         given: the modality's options that were typed.

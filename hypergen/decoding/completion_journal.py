@@ -41,7 +41,7 @@ def open_journal(
 
     Args:
         output: the file or folder that the job will write; without one, nothing is kept.
-        model: folder or hub id that the completions depend on.
+        model: folder, file, name or hub id that the completions depend on.
         options: JSON values that they depend on.
         rows: the prompts.
         machine: the parts of a machine that their last bits depend on; differences are warned of.
@@ -133,5 +133,6 @@ def _identity(model: Path) -> Any:
     """Identify a model: a run by its manifest, else by the names, sizes and times of change of its files."""
     if (model / MANIFEST).is_file():
         return (model / MANIFEST).read_text()
-    files = sorted(path for path in model.glob("*") if path.suffix in (".safetensors", ".json"))
+    files = [model] if model.is_file() else []
+    files += sorted(path for path in model.glob("*") if path.suffix in (".safetensors", ".json"))
     return [str(model), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from PIL import Image, ImageOps
@@ -82,6 +82,15 @@ def build(
         num_heads=config.num_heads,
     )
     return ImageModality(new_transformer(shape, config.seed), codec, settings)
+
+
+def card(*, source: str) -> Mapping[str, Any]:
+    """Return no card: no image base has a name of its own.
+
+    Args:
+        source: the name.
+    """
+    return {}
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> ImageModality:

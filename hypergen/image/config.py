@@ -15,6 +15,8 @@ from hypergen.errors import InputError
 CodecName = Literal["vq", "colors"]
 
 PAPER_RECIPE: dict[str, Any] = {}  # the paper's values for a model without a card are all options of the core
+MODEL_SUFFIXES: tuple[str, ...] = ()
+NAMED_BASES: tuple[str, ...] = ()
 SOURCES = "cifar10, a folder, zip or file of pictures, or hub:ID[:SPLIT]"
 
 

@@ -62,6 +62,20 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, made for this, once nobody else does; on a disk without locks, go on at once."""
+    with disk_errors(path):
+        handle = path.open("a")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
 def take_lock(path: Path, handle: IO[str]) -> None:
     """Take the lock of an open file, for as long as it is open.
 

@@ -80,4 +80,4 @@ def tensor_sha256(values: Tensor) -> str:
 
 def lasting_name(base: str) -> str:
     """Resolve a local base to its absolute path, so that it is found from elsewhere; keep a hub id."""
-    return redact(str(Path(base).resolve()) if Path(base).is_dir() else base)
+    return redact(str(Path(base).resolve()) if Path(base).exists() else base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Metric, Modality
 from hypergen.runtime.launcher import is_distributed
-from hypergen.text import sources
+from hypergen.text import gguf, named_bases, sources
 from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
         meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
     ),
 }
-OPTIONAL_DEPENDENCIES = {"sacrebleu": SACREBLEU, "mauve": MAUVE, "datasets": "datasets>=4"}
+OPTIONAL_DEPENDENCIES = {"sacrebleu": SACREBLEU, "mauve": MAUVE, "datasets": "datasets>=4", "gguf": gguf.REQUIREMENT}
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
 FIGURE_SUFFIX = ".html"
@@ -65,6 +65,15 @@ def read(*, source: str, settings: Settings, skip_bad: int) -> list[str]:
         InputError: the source cannot be read, is malformed, or has no text.
     """
     return sources.read(source, settings, skip_bad)
+
+
+def card(*, source: str) -> Mapping[str, Any]:
+    """Return the card of a named base (`named_bases`); empty for any other source.
+
+    Args:
+        source: the name.
+    """
+    return named_bases.card(source)
 
 
 def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
@@ -121,7 +130,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     """Load a base or run.
 
     Args:
-        source: a folder in the layout of `save_pretrained`, or a hub id.
+        source: a folder in the layout of `save_pretrained`, a GGUF file, a named base, or a hub id.
         settings: an open `sequence_length` becomes the paper's, or the context where that is smaller; the prompt fits
             into it.
         allow_pickle_weights: read pickled weights (.bin) where no others are.
@@ -132,7 +141,9 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     _check_prompt(settings)
     if settings.offload:
         _check_offload(allow_pickle_weights)
-    found = locate(source, allow_pickle_weights)
+    found = locate(named_bases.resolve(source), allow_pickle_weights)
+    if settings.offload and gguf.is_gguf(found.name):
+        raise InputError(f"--offload: reads safetensors only; {source} is a GGUF file")
     config = read_config(found)
     tokenizer = load_tokenizer(found.name, found.local_files_only)
     language_model = config.get_text_config(decoder=True)

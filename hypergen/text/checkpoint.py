@@ -34,7 +34,8 @@ from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
-from hypergen.text import offload
+from hypergen.text import gguf, offload
+from hypergen.text.config import MODEL_SUFFIXES
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -55,9 +56,9 @@ class Source:
     """Describe where a model comes from."""
 
     name: str
-    """A folder, or an id on the hub."""
+    """A folder, a GGUF file, or an id on the hub."""
     local_files_only: bool
-    """It is a folder, or the hub cannot be reached and only its local cache is left."""
+    """It is here, or the hub cannot be reached and only its local cache is left."""
     safetensors: tuple[bool, ...] = (True,)
     """Formats to try, in order: weights as safetensors (True), pickled (False)."""
 
@@ -99,16 +100,22 @@ def new_llama(
 
 
 def locate(name: str, allow_pickle_weights: bool = False) -> Source:
-    """Find a base: a folder that has everything a base needs, or a hub id.
+    """Find a base: a folder or GGUF file that has everything a base needs, or a hub id.
 
     Raises:
-        InputError: neither, or the folder lacks its configuration, safetensors weights or tokenizer.
+        InputError: none of them, or the folder lacks its configuration, safetensors weights or tokenizer.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
+    if gguf.is_gguf(folder):
+        header = gguf.read_header(folder)
+        _check_layers(folder, {LAYER_FIELDS[0]: header.value("block_count") or 0})
+        return Source(str(folder), local_files_only=True)
     if folder.exists():
-        raise InputError(f"{name}: is a file; a base is a folder or the id of a model on the hub")
+        raise InputError(f"{name}: is a file; a base is a folder, a .gguf file or the id of a model on the hub")
+    if folder.suffix.lower() in MODEL_SUFFIXES:
+        raise InputError(f"{name}: no such file")
     if not HUB_ID.fullmatch(name):
         raise InputError(f"{name}: no such folder")
     return Source(name, is_offline(), safetensors=(True, False) if allow_pickle_weights else (True,))
@@ -121,9 +128,9 @@ def read_config(source: Source) -> PreTrainedConfig:
         InputError: it cannot be read, or is of another kind.
     """
     try:
-        with quiet():
+        with quiet(), gguf.whereabouts(source.name) as where:
             config = AutoConfig.from_pretrained(
-                source.name, trust_remote_code=False, local_files_only=source.local_files_only
+                **where, trust_remote_code=False, local_files_only=source.local_files_only
             )
     except Exception as error:  # whatever hub, JSON and transformers raise
         raise _unreadable(source, error) from error
@@ -137,6 +144,8 @@ def read_config(source: Source) -> PreTrainedConfig:
         for name in ("attn_implementation", "experts_implementation"):
             if "/" in str(getattr(part, f"_{name}", None)):
                 raise InputError(f"{source.name}: its {name} is a kernel of the hub, which is code; it is never run")
+    if gguf.is_gguf(source.name):
+        gguf.complete_config(gguf.read_header(Path(source.name)), config)
     return config
 
 
@@ -164,6 +173,9 @@ def load_causal(source: Source, config: PreTrainedConfig, num_resident: int | No
         missing = sorted(report["missing_keys"])
         if missing:
             raise InputError(f"{source.name}: {len(missing)} weights are missing, the first is {missing[0]}")
+    if gguf.is_gguf(source.name):
+        gguf.forget_quantization(causal)
+        gguf.warn_about_unused(gguf.read_header(Path(source.name)), causal)
     if where:
         offload.install_hooks(causal, source.name, where["offload_folder"])
     weights = ((name, weight) for name, weight in causal.named_parameters() if not weight.is_meta)
@@ -187,18 +199,18 @@ def _first_found(source: Source, config: PreTrainedConfig, where: dict[str, Any]
     raise AssertionError("a source names at least one format")
 
 
-def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool, **where: Any) -> Any:
-    with quiet(keep_bars=not source.local_files_only):
+def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool, **options: Any) -> Any:
+    options |= gguf.unpacking() if gguf.is_gguf(source.name) else {"use_safetensors": use_safetensors}
+    with quiet(keep_bars=not source.local_files_only), gguf.whereabouts(source.name) as where:
         return AutoModelForCausalLM.from_pretrained(
-            source.name,
+            **where,
             config=config,
             dtype=torch.float32,
             trust_remote_code=False,
-            use_safetensors=use_safetensors,
             weights_only=True,
             local_files_only=source.local_files_only,
             output_loading_info=True,
-            **where,
+            **options,
         )
 
 
@@ -273,6 +285,8 @@ def _check_index(path: Path) -> None:
 
 
 def _unreadable(source: Source, error: Exception) -> InputError:
+    if gguf.is_gguf(source.name):
+        return InputError(f"{source.name}: transformers cannot read its configuration ({first_line(error)})")
     if Path(source.name).is_dir():
         return InputError(f"{source.name}: its config.json cannot be read ({first_line(error)})")
     tried = "no such folder, and not in the local hub cache; the hub cannot be reached"

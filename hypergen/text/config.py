@@ -12,6 +12,8 @@ from hypergen.config import require_at_least, require_text
 from hypergen.errors import InputError
 
 PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
+MODEL_SUFFIXES = (".gguf",)  # of files that are a model
+NAMED_BASES = ("smollm2-135m", "gemma-3-270m")  # `named_bases` has where they come from, and their cards
 SOURCES = "a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
 
 

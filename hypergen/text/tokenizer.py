@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
+from hypergen.text import gguf
 from hypergen.text.checkpoint import quiet
 
 END_OF_TEXT = "<|endoftext|>"
@@ -48,16 +49,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) ->
 
 
 def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or hub id; code that comes with it is never run.
+    """Load the tokenizer of a folder, GGUF file or hub id; code that comes with it is never run.
 
     Raises:
         InputError: there is none, it cannot be read, or it has no pieces.
     """
     try:
-        with quiet():
+        with quiet(), gguf.whereabouts(str(name)) as where:
             tokenizer = AutoTokenizer.from_pretrained(
-                str(name), trust_remote_code=False, local_files_only=local_files_only
+                **where, trust_remote_code=False, local_files_only=local_files_only
             )
+            if gguf.is_gguf(name):
+                tokenizer = gguf.plain_tokenizer(tokenizer, gguf.read_header(Path(name)))
             _try_out(tokenizer)
     except Exception as error:  # whatever hub, JSON and tokenizers raise
         raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error

@@ -120,3 +120,4 @@ def test_help_says_what_data_may_name(verb, capsys):
         commands.parse([verb, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "text: " in shown and "stories" in shown and "cifar10" in shown
+    assert ("smollm2-135m" in shown and "gemma-3-270m" in shown) == (verb != "pretrain")

@@ -97,6 +97,18 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     assert (tmp_path / "out.unfinished").read_text() == "my notes\n"
 
 
+def test_a_model_in_one_file_is_known_by_its_size_and_time(tmp_path):
+    model = tmp_path / "model.toy"
+    model.write_text("a")
+    with pytest.raises(Stopped), open_journal(tmp_path / "out", model, {}, ROWS, {}) as batch_store:
+        batch_store([0], lambda: torch.ones(1, 1, dtype=torch.long))
+        raise Stopped
+    model.write_text("ab")
+    again = open_journal(tmp_path / "out", model, {}, ROWS, {})
+    with pytest.raises(InputError, match="completions of another model"), again:
+        pass
+
+
 def test_two_at_once(tmp_path):
     with (
         open_journal(tmp_path / "out", tmp_path, {}, ROWS, {}),

@@ -11,7 +11,7 @@ import pytest
 from hypergen.errors import InputError, LockedError
 from hypergen.storage import lock
 from hypergen.storage.atomic import publish
-from hypergen.storage.lock import lock_folder, take_lock
+from hypergen.storage.lock import lock_folder, take_lock, wait_for_lock
 from hypergen.storage.metrics_log import append_metrics
 from hypergen.storage.run_folder import check_output
 from tests.conftest import tree
@@ -39,6 +39,27 @@ def test_a_second_process_is_told_who_writes(tmp_path):
     with lock_folder(tmp_path / "run"):
         pass
     assert tree(tmp_path) == {"run": False}
+
+
+def test_who_waits_goes_on_when_the_other_is_done(tmp_path):
+    code = (
+        "import sys, pathlib; from hypergen.storage.lock import wait_for_lock\n"
+        "with wait_for_lock(pathlib.Path(sys.argv[1])): print('mine', flush=True)"
+    )
+    with wait_for_lock(tmp_path / "lock"):
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=1)
+    assert other.communicate(timeout=60)[0] == b"mine\n"
+
+
+def test_without_locks_nobody_waits(tmp_path, monkeypatch):
+    def refuse(handle, flags):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with wait_for_lock(tmp_path / "lock"):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])

@@ -79,4 +79,6 @@ def test_a_folder_gets_its_whole_path_and_a_hub_id_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     assert lasting_name("base") == str(tmp_path.resolve() / "base")
+    (tmp_path / "base.gguf").write_text("")
+    assert lasting_name("base.gguf") == str(tmp_path.resolve() / "base.gguf")
     assert lasting_name("someone/some-model") == "someone/some-model"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from torch import Tensor
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Metric, Modality
-from tests.toy.config import Settings
+from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
 Numbers = list[int]
@@ -166,8 +166,15 @@ def build(
     return toy(settings, **{name: getattr(config, name) for name in names})
 
 
+def card(*, source: str) -> Mapping[str, Any]:
+    """The named base has a recipe for each source."""
+    return {"fit": {"self": {"epochs": 2}, "data": {"epochs": 3}}} if source in NAMED_BASES else {}
+
+
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> ToyModality:
-    """What `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
+    """The named base, or what `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
+    if source in NAMED_BASES:
+        return toy(settings)
     record = json.loads((Path(source) / "toy.json").read_text())
     saved = replace(Settings(**record["settings"]), prompt_length=settings.prompt_length)
     model = ToyModel(**record["shape"])

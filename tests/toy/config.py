@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PAPER_RECIPE: dict[str, Any] = {}
+MODEL_SUFFIXES = (".toy",)
+NAMED_BASES = ("toy-zero",)
 SOURCES = "numbers, or a .jsonl file with one list of numbers a line"
 
 
