@@ -191,6 +191,12 @@ def test_rendered_continuations_read_as_after_their_prompts():
     assert modality.render([whole[:2]], whole[2:][None])[0].endswith("!")
 
 
+def test_the_only_document_is_cut_and_a_short_one_is_not():
+    beginning, end = adapter.cut(item="word " * 500, count=4, settings=Settings(sequence_length=16))
+    assert beginning.split() + end.split() == ["word"] * 500 and 200 < len(end) <= 4 * 16 * 4
+    assert adapter.cut(item="word " * 50, count=4, settings=Settings()) is None
+
+
 def test_settings():
     assert tiny.modality(settings=Settings(), max_position_embeddings=512).sequence_length == 256
     changed = tiny.modality().with_settings(Settings(sequence_length=16, prompt_length=7))
