@@ -17,8 +17,8 @@ from hypergen.data.jsonl import index_rows, row_of
 from hypergen.data.lazy import Indexed
 from hypergen.data.rows import Select
 from hypergen.errors import InputError
-from hypergen.storage.line_reader import LONGEST_LINE, check_length, lines_of
-from hypergen.storage.strict_json import BYTE_ORDER_MARK, DEEPEST, MOST_VALUES
+from hypergen.storage.line_reader import LONGEST_LINE, check_length, lines_of, skip_byte_order_mark
+from hypergen.storage.strict_json import DEEPEST, MOST_VALUES
 
 CHUNK = 2**20  # bytes read at a time
 SPACE = re.compile(rb"[ \t\r\n]*")
@@ -81,9 +81,8 @@ class _Reader:
 
     def __init__(self, name: str, file: BinaryIO):
         self._name, self._file = name, file
-        self._window, self._first, self._place = file.read(CHUNK), 0, 0  # bytes, where they begin, what is next
-        if self._window.startswith(BYTE_ORDER_MARK):
-            self._place = len(BYTE_ORDER_MARK)
+        self._first = skip_byte_order_mark(file)
+        self._window, self._place = b"", 0  # bytes from `_first` on, and which of them is next
 
     def elements(self) -> Iterator[tuple[int, bytes]]:
         """Yield the first byte and the content of each object in the array.

@@ -6,6 +6,7 @@ library is optional and slow to import, so it is imported where a table is opene
 
 from __future__ import annotations
 
+import glob
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -141,8 +142,9 @@ def _split_folder(folder: Path) -> Path:
 def _open_parquet(datasets: Any, path: Path, columns: Columns, cache: Path | None) -> Any:
     """Convert the wanted columns into the library's cache, unless they are there already."""
     named = {"cache_dir": None if cache is None else str(cache)}
-    features = datasets.Dataset.from_parquet(str(path), streaming=True, **named).features
-    return datasets.Dataset.from_parquet(str(path), columns=columns(dict(features)), **named)
+    pattern = glob.escape(str(path))  # what the library expects
+    features = datasets.Dataset.from_parquet(pattern, streaming=True, **named).features
+    return datasets.Dataset.from_parquet(pattern, columns=columns(dict(features)), **named)
 
 
 def _open_arrow(datasets: Any, path: Path, cache: Path | None) -> Any:
@@ -151,7 +153,7 @@ def _open_arrow(datasets: Any, path: Path, cache: Path | None) -> Any:
     if not is_file_format:
         return datasets.Dataset.from_file(str(path))
     arrow = load_optional("datasets.packaged_modules.arrow.arrow", DATASETS, str(path))
-    builder = arrow.Arrow(data_files=str(path), cache_dir=None if cache is None else str(cache))
+    builder = arrow.Arrow(data_files=glob.escape(str(path)), cache_dir=None if cache is None else str(cache))
     builder.download_and_prepare()
     return builder.as_dataset(split=DEFAULT_SPLIT)
 

@@ -35,11 +35,19 @@ def lines_of(name: str, file: BinaryIO, *, blank: bool = False) -> Iterator[tupl
         blank: yield lines of white space, too.
     """
     first = file.tell()
-    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
-        file.seek(first)
+    skip_byte_order_mark(file)
     for number, start, line in _lines(name, file):
         if blank or not line.isspace():
             yield number, start - first, line
+
+
+def skip_byte_order_mark(file: BinaryIO) -> int:
+    """Go behind a byte order mark, if the file has one here; return its length, else 0."""
+    first = file.tell()
+    if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
+        return len(BYTE_ORDER_MARK)
+    file.seek(first)
+    return 0
 
 
 def check_length(where: str, line: bytes) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from hypergen.data.compressed import Content
 from hypergen.data.lazy import Indexed
 from hypergen.errors import InputError
 from hypergen.runtime.console import warn
-from hypergen.storage.strict_json import BYTE_ORDER_MARK
+from hypergen.storage.line_reader import skip_byte_order_mark
 
 CHUNK = 1024 * 1024  # bytes read at a time
+FIRST_LOOK = 4096  # bytes in which nearly every document has some text
 SEPARATOR = re.compile(rb"(?<![^\r\n])<\|endoftext\|>(?![^\r\n])")  # a line of its own
 OVERLAP = len(b"\n<|endoftext|>")  # bytes of a chunk in which one may have begun, and its surroundings
 LONGEST = 16 * 2**20  # bytes of one document; a longer one is read in parts
@@ -68,9 +70,8 @@ def _decode(content: bytes) -> str:
 def _has_text(content: Content, start: int, end: int) -> bool:
     """Tell whether there is more than white space, from as few bytes as that takes."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    return any(
-        decoder.decode(content.read(place, min(place + CHUNK, end))).strip() for place in range(start, end, CHUNK)
-    )
+    borders = [start, *range(min(start + FIRST_LOOK, end), end, CHUNK), end]
+    return any(decoder.decode(content.read(first, last)).strip() for first, last in pairwise(borders))
 
 
 def _parts(content: Content, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -111,12 +112,10 @@ def _checked_chunks(content: Content) -> Iterator[tuple[int, bytes]]:
         InputError: with the byte's place in the file.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    start = 0
     with content.scan() as file:
-        chunk = file.read(CHUNK)
-        if chunk.startswith(BYTE_ORDER_MARK):
-            chunk, start = chunk.removeprefix(BYTE_ORDER_MARK), len(BYTE_ORDER_MARK)
+        start = skip_byte_order_mark(file)
         while True:
+            chunk = file.read(CHUNK)
             if b"\0" in chunk:
                 raise InputError(f"{content.name}: has a NUL byte at byte {start + chunk.index(0)} of the file")
             waiting = len(decoder.getstate()[0])
@@ -129,4 +128,3 @@ def _checked_chunks(content: Content) -> Iterator[tuple[int, bytes]]:
             if not chunk:
                 return
             start += len(chunk)
-            chunk = file.read(CHUNK)

@@ -122,7 +122,8 @@ def test_d1_unusual_text_that_is_read(name, tmp_path):
 
 def test_d1_one_long_document_is_split_and_its_end_held_out(text_base, tmp_path, capsys):
     (tmp_path / "novel.txt").write_text("".join(f"The ferryman rowed {n} times across.\n" for n in range(200)))
-    common = ["fit", "--model", text_base, "--data", "novel.txt", *FIT, "--learning-rate", "1e-3"]
+    few = ["--held-out-samples", "2", "--max-new-tokens", "2", "--learning-rate", "1e-3"]
+    common = ["fit", "--model", text_base, "--data", "novel.txt", *FIT, *few]
     assert cli.main([*common, "--output", "run"]) == 0
     assert "--data novel.txt: has one item, so its end is held out and never trained on" in capsys.readouterr().err
 
