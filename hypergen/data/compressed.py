@@ -81,7 +81,8 @@ class _Watched(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = cast(io.BufferedReader, self._file).readinto(buffer)
-        self._advance(count)
+        if count:
+            self._advance(count)
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
