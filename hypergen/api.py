@@ -160,7 +160,14 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
     if resolved.held_out is None:
         share = max(1, len(items) // 50)
-        items, held_out_items = split_items(items, share, resolved.seed, resolved.data, "--held-out")
+        items, held_out_items = split_items(
+            items,
+            share,
+            resolved.seed,
+            resolved.data,
+            "--held-out",
+            cut=lambda item: adapter.cut(item=item, count=PRETRAIN_HELD_OUT, settings=settings),
+        )
     else:
         held_out_items = adapter.read(source=resolved.held_out, settings=settings, skip_bad=resolved.skip_bad)
 

@@ -385,6 +385,19 @@ class Adapter(Protocol):
         """
         ...
 
+    def cut(self, *, item: Item, count: int, settings: Any) -> tuple[Item, Item] | None:
+        """Cut one item in two, for a source that has only one: what is trained on, and its end, which is held out.
+
+        Args:
+            item: the only one.
+            count: sequences that are to be held out, at most.
+            settings: the adapter's own.
+
+        Returns:
+            None where an item is a whole, or too short.
+        """
+        ...
+
     def prepare_fit(self, *, settings: Any, config: FitConfig) -> Any:
         """Adjust the settings to a fit, and refuse options that do not go together, before anything is loaded."""
         ...

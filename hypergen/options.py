@@ -179,7 +179,12 @@ def read_items(
         return items, None if prompts == OWN else read(prompts)
     if items is None:
         return None, None
-    return split_items(items, num_held_out(config), config.seed, config.data, "--prompts")
+    count = num_held_out(config)
+
+    def cut(item: Item) -> tuple[Item, Item] | None:
+        return adapter.cut(item=item, count=count, settings=settings)
+
+    return split_items(items, count, config.seed, config.data, "--prompts", cut=cut)
 
 
 def num_held_out(config: FitConfig) -> int:

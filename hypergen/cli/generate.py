@@ -63,6 +63,8 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
         run, modality=name, device=config.device, allow_pickle_weights=config.allow_pickle_weights, **given
     )
     rows = loaded.prompt_rows(items)[: config.count]
+    if config.prompts:
+        warn(f"--prompts {config.prompts}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read")
 
     # 3. Complete them; finished batches are kept until the output is written.
     options = asdict(decoding) | {"new": config.max_new_tokens}

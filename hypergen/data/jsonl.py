@@ -1,63 +1,57 @@
-"""Read JSON Lines strictly: one object a line, the text in one field; every error names file, line and reason.
+"""Index JSON Lines strictly: one object a line; every error names file, line and reason.
 
 Lines are read with a limit (`storage.line_reader`) and checked before they are parsed (`storage.strict_json`). Messages
-never repeat the content of a file. Imports no library but the standard one.
+never repeat the content of a file, the names of fields excepted. Imports no library but the standard one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from hypergen.data.bad_rows import Skip
+from hypergen.data.compressed import Content
+from hypergen.data.lazy import Indexed
+from hypergen.data.rows import Select
 from hypergen.errors import InputError
-from hypergen.storage.line_reader import check_length, read_lines
-from hypergen.storage.strict_json import kind_of, parse_object
+from hypergen.storage.line_reader import check_length, lines_of
+from hypergen.storage.strict_json import parse_object
 
 
-def read_rows(path: Path, field: str, skip: Skip) -> Iterator[str]:
-    """Yield the text of each row, in order, without blank lines and without the bad ones that `skip` allows.
+def index_rows(content: Content, select: Select, skip: Skip) -> Indexed:
+    """Check every row, and remember where the good ones are: -> their items, without blank lines, read when needed.
 
     Args:
-        path: the file.
-        field: the field of each object that holds the text.
+        content: the file.
+        select: makes an item of a row.
         skip: is called with the error of a bad row; raises where it may not be skipped.
 
     Raises:
         InputError: file:line: reason.
     """
-    for number, start, line in read_lines(path):
-        try:
-            text = _text(f"{path}:{number}", line, start, field)
-        except InputError as error:
-            skip(error)
-        else:
-            yield text
+    items = Indexed(content, partial(_item, content.name, select))
+    with content.scan() as file:
+        for number, start, line in lines_of(content.name, file):
+            where = f"{content.name}:{number}"
+            try:
+                check_length(where, line)
+                select(where, row_of(where, line, start))
+            except InputError as error:
+                skip(error)
+            else:
+                items.add(start, start + len(line))
+    return items
 
 
-def text_of(where: str, row: dict[str, Any], field: str) -> str:
-    """Return the text of a row, a string that can be written as UTF-8.
+def row_of(where: str, line: bytes, start: int) -> dict[str, Any]:
+    """Parse one row, which starts at byte `start` of the file; NaN passes, since it may be in a field that nobody uses.
 
     Raises:
-        InputError: the field is missing, is not a string, or holds NUL or half of a surrogate pair.
+        InputError: as `parse_object`.
     """
-    if field not in row:
-        raise InputError(f"{where}: has no field '{field}' (--text-field)")
-    text = row[field]
-    if not isinstance(text, str):
-        raise InputError(f"{where}: field '{field}' is {kind_of(text)}, not a string")
-    if "\0" in text:
-        raise InputError(f"{where}: field '{field}' has a NUL character")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: field '{field}' has half of a surrogate pair") from None
-    return text
-
-
-def _text(where: str, line: bytes, start: int, field: str) -> str:
-    """Parse one line, which starts at byte `start` of the file."""
-    check_length(where, line)
     content = line.lstrip()
-    return text_of(where, parse_object(where, content.rstrip(), start + len(line) - len(content)), field)
+    return parse_object(where, content.rstrip(), start + len(line) - len(content), parse_constant=float)
+
+
+def _item(name: str, select: Select, line: bytes) -> Any:
+    return select(name, row_of(name, line, 0))

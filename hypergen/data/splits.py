@@ -5,21 +5,25 @@ Shape letters: N sequences, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, final
+from array import array
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from hypergen.data.lazy import Subset
 from hypergen.errors import InputError
 from hypergen.modality import Item
+from hypergen.runtime.console import warn
 from hypergen.runtime.seeding import seeded_generator
 
 HELD_OUT_SHARE = 4  # at most every fourth item is held out
 
+Cut = Callable[[Item], tuple[Item, Item] | None]  # the only item -> what is trained on, and its held-out end
+
 
 def split_items(
-    items: Sequence[Item], held_out: int, seed: int, source: str, instead: str
+    items: Sequence[Item], held_out: int, seed: int, source: str, instead: str, *, cut: Cut
 ) -> tuple[Sequence[Item], Sequence[Item]]:
     """Split items at random into (training, held out); no item is in both.
 
@@ -29,15 +33,21 @@ def split_items(
         seed: of the choice.
         source: where the items are from, for the message.
         instead: the option that names held-out items, for the message.
+        cut: cuts the end off the only item of a source.
 
     Raises:
-        InputError: fewer than two items.
+        InputError: fewer than two items, and the only one cannot be cut.
     """
     if len(items) < 2:
-        raise InputError(f"--data {source}: has one item, so none can be held out; give {instead}")
-    order = torch.randperm(len(items), generator=seeded_generator(seed, "split")).tolist()
+        parts = cut(items[0]) if len(items) else None
+        if parts is None:
+            raise InputError(f"--data {source}: has one item, so none can be held out; give {instead}")
+        warn(f"--data {source}: has one item, so its end is held out and never trained on; {instead} names others")
+        return [parts[0]], [parts[1]]
+    order = array("q")
+    order.frombytes(torch.randperm(len(items), generator=seeded_generator(seed, "split")).numpy().tobytes())
     held_out = min(held_out, max(1, len(items) // HELD_OUT_SHARE))
-    return _Subset(items, order[held_out:]), _Subset(items, order[:held_out])
+    return Subset(items, order[held_out:]), Subset(items, order[:held_out])
 
 
 def unseen(held_out: Tensor, training: Tensor) -> Tensor:
@@ -61,19 +71,3 @@ def require_count(option: str, asked: int | None, held_out: Tensor) -> None:
     """
     if asked is not None and len(held_out) < asked:
         raise InputError(f"{option} {asked}: there are {len(held_out)} prompts that were not trained on")
-
-
-@final
-class _Subset(Sequence[Item]):
-    """Hold some items of a lazy sequence, in a given order; nothing is read before it is asked for."""
-
-    def __init__(self, items: Sequence[Item], order: Sequence[int]):
-        self._items, self._order = items, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Subset(self._items, self._order[index])
-        return self._items[self._order[index]]

@@ -54,6 +54,10 @@ def read(*, source: str, settings: Settings, skip_bad: int) -> sources.Pictures:
     return sources.read(source, skip_bad)
 
 
+def cut(*, item: Image.Image, count: int, settings: Settings) -> None:
+    """Leave a picture whole: a part of it is no held-out picture."""
+
+
 def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
     """Return the settings as they are: none depends on a fit."""
     return settings

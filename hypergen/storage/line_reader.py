@@ -19,16 +19,35 @@ MOST_SKIPPED = 64 * 1024 * 1024  # bytes of a line that is too long
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, first byte and content of each line that is not blank, without a byte order mark in front.
+    """Yield number, first byte and content of each line of a file that is not blank, as `lines_of` does."""
+    with path.open("rb") as file:
+        yield from lines_of(str(path), file)
+
+
+def lines_of(name: str, file: BinaryIO, *, blank: bool = False) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number, first byte and content of each line, without a byte order mark in front.
 
     A line longer than LONGEST_LINE is cut to one byte more, which `check_length` refuses.
+
+    Args:
+        name: of the file, for messages.
+        file: read from where it stands; bytes are counted from there.
+        blank: yield lines of white space, too.
     """
-    with path.open("rb") as file:
-        if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
-            file.seek(0)
-        for number, start, line in _lines(path, file):
-            if not line.isspace():
-                yield number, start, line
+    first = file.tell()
+    skip_byte_order_mark(file)
+    for number, start, line in _lines(name, file):
+        if blank or not line.isspace():
+            yield number, start - first, line
+
+
+def skip_byte_order_mark(file: BinaryIO) -> int:
+    """Go behind a byte order mark, if the file has one here; return its length, else 0."""
+    first = file.tell()
+    if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
+        return len(BYTE_ORDER_MARK)
+    file.seek(first)
+    return 0
 
 
 def check_length(where: str, line: bytes) -> None:
@@ -42,7 +61,7 @@ def check_length(where: str, line: bytes) -> None:
         raise InputError(f"{where}: is longer than {LONGEST_LINE // 2**20} MiB{nul}")
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+def _lines(name: str, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
     """Yield all lines; the rest of one that is too long is skipped only when another line is asked for."""
     start, number = file.tell(), 0
     while line := file.readline(LONGEST_LINE + 1):
@@ -50,7 +69,7 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         yield number, start, line
         start += len(line)
         if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
-            start += _skip_line(f"{path}:{number}", file)
+            start += _skip_line(f"{name}:{number}", file)
 
 
 def _skip_line(where: str, file: BinaryIO) -> int:

@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hypergen.config import FitConfig, PretrainConfig, fill
+from hypergen.data.compressed import ZSTANDARD
+from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Metric, Modality
 from hypergen.runtime.launcher import is_distributed
@@ -22,6 +24,7 @@ from hypergen.text import gguf, named_bases, sources
 from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
+from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
@@ -45,7 +48,13 @@ METRICS: dict[str, Metric] = {
         meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
     ),
 }
-OPTIONAL_DEPENDENCIES = {"sacrebleu": SACREBLEU, "mauve": MAUVE, "datasets": "datasets>=4", "gguf": gguf.REQUIREMENT}
+OPTIONAL_DEPENDENCIES = {
+    "sacrebleu": SACREBLEU,
+    "mauve": MAUVE,
+    "datasets": DATASETS,
+    "zstandard": ZSTANDARD,
+    "gguf": gguf.REQUIREMENT,
+}
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
 FIGURE_SUFFIX = ".html"
@@ -53,11 +62,11 @@ DEFAULT_NEW_TOKENS = 256
 COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
 
 
-def read(*, source: str, settings: Settings, skip_bad: int) -> list[str]:
-    """Read the documents of a source; see `sources.read`.
+def read(*, source: str, settings: Settings, skip_bad: int) -> Sequence[str]:
+    """Open the documents of a source, which stay in its files until they are needed; see `sources.read`.
 
     Args:
-        source: a .txt or .jsonl file, the built-in stories, or hub:ID[:SPLIT].
+        source: a file, a folder, the built-in stories, or hub:ID[:SPLIT].
         settings: name the field that holds the text, and limit the rows of a hub data set.
         skip_bad: bad rows that are skipped and counted, at most.
 
@@ -74,6 +83,20 @@ def card(*, source: str) -> Mapping[str, Any]:
         source: the name.
     """
     return named_bases.card(source)
+
+
+def cut(*, item: str, count: int, settings: Settings) -> tuple[str, str] | None:
+    """Cut the end off the only document of a source, long enough for `count` sequences, at most a quarter of it.
+
+    Args:
+        item: the document.
+        count: sequences that are to be held out, at most.
+        settings: say how long a sequence is.
+
+    Returns:
+        None where that quarter is shorter than a sequence.
+    """
+    return cut_end(item, count, _sequence_length(settings))
 
 
 def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
@@ -200,6 +223,7 @@ class TextModality:
         self.sequence_length = _sequence_length(settings)
         self.end_token: int | None = _end_token(model, tokenizer)
         self._prefix = prefix_ids(tokenizer)
+        self._separator = [one for one in [self.end_token] if one is not None] if settings.pack else None
 
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
@@ -214,7 +238,8 @@ class TextModality:
 
         Without `count` (pretraining), all of them are one packed stream, the end token before, between and after the
         documents, cut into sequences; the remainder is dropped. With it, they are read in an order drawn with `seed`,
-        each is cut into windows that do not overlap, and `count` of those windows are drawn with `seed`.
+        each is cut into windows that do not overlap (with the setting `pack`, all that are read are one stream), and
+        `count` of those windows are drawn with `seed`.
 
         Raises:
             InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
@@ -222,20 +247,27 @@ class TextModality:
         self._require_context()
         if count is None:
             return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self.end_token))
-        return self._require_known(drawn_windows(self.tokenizer, items, self.sequence_length, count=count, seed=seed))
+        return self._require_known(
+            drawn_windows(
+                self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+            )
+        )
 
     def encode_held_out(self, items: Sequence[str], count: int, seed: int = 0) -> Tensor:
         """Encode at most `count` sequences (N, T) of held-out documents, in an order drawn with `seed`.
 
         The beginning of every document comes first, then, where that is not enough, their later windows. Documents
-        shorter than T are skipped.
+        shorter than T are skipped, or with the setting `pack` joined.
 
         Raises:
             InputError: no document is long enough, or as `encode`.
         """
         self._require_context()
-        tokens = beginnings_first(self.tokenizer, items, self.sequence_length, count=count, seed=seed)
-        return self._require_known(tokens)
+        return self._require_known(
+            beginnings_first(
+                self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+            )
+        )
 
     def add_start_tokens(self, prompt: Tensor) -> Tensor:
         """Put the tokenizer's start token (BOS), if it uses one, in front: (B, P) ids, P >= 0 -> (B, P') ids, P' >= 1.

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hypergen.config import require_at_least, require_text
+from hypergen.config import flag, require_at_least, require_text
 from hypergen.errors import InputError
 
 PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
 MODEL_SUFFIXES = (".gguf",)  # of files that are a model
 NAMED_BASES = ("smollm2-135m", "gemma-3-270m")  # `named_bases` has where they come from, and their cards
-SOURCES = "a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+SOURCES = (
+    "a .txt, .jsonl, .json, .csv, .parquet or .arrow file, each also .gz, .bz2, .xz or .zst, a folder of them or of "
+    "save_to_disk, stories, or hub:ID[:SPLIT]"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,12 @@ class Settings:
     prompt_length: int = 32
     """Tokens of a held-out text that are kept as the prompt of a comparison (paper: 32)."""
     text_field: str = "text"
-    """Field of a JSON Lines row, or column of a hub data set, that holds the text."""
+    """Field of a row, or column of a table, that holds the text; data.text is the field text of the object in data."""
     hub_rows: int = 10_000
     """Most rows that are read from a hub data set, from its beginning."""
 
+    pack: bool = False
+    """Join documents, an end token between two, before sequences are cut: for documents shorter than a sequence."""
     offload: bool = False
     """Blocks that are not trained stay in their safetensors files and are read when they run, one at a time: for models
     larger than memory whose last layers are trained. A completion reads the model once a token."""
@@ -42,8 +47,9 @@ class Settings:
         require_at_least(self, "hub_rows", 1)
         require_at_least(self, "resident_blocks", 0)
         require_text(self, "text_field")
-        if not isinstance(self.offload, bool):
-            raise InputError(f"--offload {self.offload!r}: must be true or false")
+        for name in ("pack", "offload"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{flag(name)} {getattr(self, name)!r}: must be true or false")
 
 
 def recognizes(config: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ Shape letters: N sequences, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import final
 
 import numpy as np
 import torch
@@ -47,7 +48,13 @@ def packed_stream(
 
 
 def drawn_windows(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, *, count: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    length: int,
+    *,
+    count: int,
+    seed: int,
+    separator: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw windows (`count`, T) that do not overlap, from documents in an order that is drawn as well.
 
@@ -57,26 +64,37 @@ def drawn_windows(
         length: T.
         count: how many windows.
         seed: of both draws.
+        separator: ids between documents that are packed; None: each document is cut by itself.
 
     Raises:
         InputError: there are fewer windows.
     """
     generator = torch.Generator().manual_seed(seed)
     windows: list[Tensor] = []
-    for found in _windows(tokenizer, _shuffled(documents, generator), length):
+    source = _Windows(tokenizer, length, separator)
+    for found in source.of(_shuffled(documents, generator)):
         windows.extend(found)
         if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
             break
+    if not windows:
+        raise InputError(source.too_short())
     if len(windows) < count:
+        short = f", of which {source.num_short} are shorter" if source.num_short else ""
         raise InputError(
-            f"--num-samples {count}: only {len(windows)} sequences of {length} tokens "
-            f"qualify in {len(documents)} texts; lower it or give more text"
+            f"--num-samples {count}: only {len(windows)} sequences of {length} tokens (--sequence-length) "
+            f"qualify in {len(documents)} texts{short}; lower one of the two or give more text"
         )
     return torch.stack([windows[index] for index in torch.randperm(len(windows), generator=generator)[:count]])
 
 
 def beginnings_first(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, *, count: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    length: int,
+    *,
+    count: int,
+    seed: int,
+    separator: Sequence[int] | None = None,
 ) -> Tensor:
     """Take at most `count` windows (N, T): the beginning of every document, and only then their later windows.
 
@@ -86,30 +104,59 @@ def beginnings_first(
         length: T.
         count: how many windows, at most.
         seed: of that order.
+        separator: ids between documents that are packed, so that a window begins anywhere; None: nothing is packed.
 
     Raises:
         InputError: no document is long enough.
     """
     long_enough: list[Tensor] = []
-    for windows in _windows(tokenizer, _shuffled(documents, torch.Generator().manual_seed(seed)), length):
+    source = _Windows(tokenizer, length, separator)
+    for windows in source.of(_shuffled(documents, torch.Generator().manual_seed(seed))):
         long_enough.extend([windows] if len(windows) else [])
         if len(long_enough) == count:
             break
     if not long_enough:
-        raise InputError(f"--sequence-length {length}: none of {len(documents)} held-out texts has so many tokens")
-    positions = range(max(map(len, long_enough)))
-    found = [windows[position] for position in positions for windows in long_enough if position < len(windows)]
+        raise InputError(f"held-out texts: {source.too_short()}")
+    places = range(max(map(len, long_enough)))
+    found = [windows[place] for place in places for windows in long_enough if place < len(windows)]
     return torch.stack(found[:count])
 
 
-def _windows(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], length: int) -> Iterator[Tensor]:
-    """Yield each document's windows (n, T), with the tokenizer's own special tokens around the document."""
-    for ids in tokenize(tokenizer, documents, special=True):
-        num_used = len(ids) // length * length
-        yield torch.from_numpy(np.asarray(ids[:num_used], dtype=np.int64)).view(-1, length)
+@final
+class _Windows:
+    """Cut documents into windows, and count those that are too short for one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, separator: Sequence[int] | None):
+        self._tokenizer, self._length, self._separator = tokenizer, length, separator
+        self.num_documents = self.num_short = self.longest = 0
+
+    def of(self, documents: Iterator[str]) -> Iterator[Tensor]:
+        """Yield each document's windows (n, T), with the tokenizer's own special tokens around the document.
+
+        Packed documents have the separator around them instead, and what one leaves over begins the next one's windows.
+        """
+        rest: list[int] = list(self._separator or [])
+        for ids in tokenize(self._tokenizer, documents, special=self._separator is None):
+            self.num_documents += 1
+            self.num_short += len(ids) < self._length
+            self.longest = max(self.longest, len(ids))
+            if self._separator is not None:
+                ids = [*rest, *ids, *self._separator]
+            whole = len(ids) // self._length * self._length
+            rest = ids[whole:]
+            yield torch.from_numpy(np.asarray(ids[:whole], dtype=np.int64)).view(-1, self._length)
+
+    def too_short(self) -> str:
+        """Say that no document was long enough, and what helps."""
+        packed = "together " if self._separator is not None else ""
+        cure = "" if self._separator is not None else ", or join them with --pack"
+        return (
+            f"--sequence-length {self._length}: all {self.num_documents} texts are {packed}shorter, the longest has "
+            f"{self.longest} tokens; lower it{cure}"
+        )
 
 
 def _shuffled(documents: Sequence[str], generator: torch.Generator) -> Iterator[str]:
     """Yield the documents in an order that `generator` draws; each is looked up when its turn comes."""
-    for index in torch.randperm(len(documents), generator=generator).tolist():
-        yield documents[index]
+    for index in torch.randperm(len(documents), generator=generator).numpy():
+        yield documents[int(index)]

@@ -1,44 +1,56 @@
-"""Read documents from sources of text: .txt, .jsonl, the built-in stories, data sets of the hub.
+"""Read documents from sources of text: files and folders of several formats, built-in stories, data sets of the hub.
 
-Everything is checked here, before a model is loaded. Imports neither torch nor transformers.
+Everything is checked here, before a model is loaded; the documents of files stay there until they are needed. Imports
+neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-import codecs
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from hypergen.data.bad_rows import skip_bad_rows
+from hypergen.data import compressed, tables
+from hypergen.data.bad_rows import Skip, skip_bad_rows
+from hypergen.data.compressed import Content, Unpacker, inner_suffix
+from hypergen.data.csv_rows import index_csv
+from hypergen.data.folders import find_files
 from hypergen.data.hub import load_hub_rows
-from hypergen.data.jsonl import read_rows, text_of
+from hypergen.data.json_array import index_json
+from hypergen.data.jsonl import index_rows
+from hypergen.data.lazy import Concatenated
+from hypergen.data.rows import no_field, text_of
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
-from hypergen.storage.strict_json import BYTE_ORDER_MARK
 from hypergen.text.config import SOURCES, Settings
+from hypergen.text.documents import index_documents
 
-CHUNK = 1024 * 1024  # bytes read at a time
-SEPARATOR = re.compile(r"^<\|endoftext\|>$", re.MULTILINE)  # a line of its own between the documents of a .txt file
-SIGNATURES = {  # beginnings of files that hold no text, whatever their names say
-    b"\x1f\x8b": "is compressed (gzip); unpack it first",
-    b"BZh": "is compressed (bzip2); unpack it first",
-    b"\xfd7zXZ\0": "is compressed (xz); unpack it first",
-    b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
+ROW_READERS = {".jsonl": index_rows, ".json": index_json, ".csv": index_csv}
+TEXT = ".txt"
+SUFFIXES = (TEXT, *ROW_READERS, *tables.SUFFIXES)
+SIGNATURES = {  # beginnings of files that hold no text, whatever their names say; compressed ones are unpacked before
     b"PK\x03\x04": "is a zip archive; unpack it first",
-    b"PAR1": "is a Parquet file",
+    b"PAR1": "is a Parquet file; let its name end in .parquet",
     b"\xff\xfe": "is UTF-16; UTF-8 is needed",
     b"\xfe\xff": "is UTF-16; UTF-8 is needed",
+} | {signature: f"is compressed twice ({name}); unpack it first" for signature, name in compressed.SIGNATURES.items()}
+CURES = {  # of files that are refused by their names
+    ("",): "let its name say what it holds, as in a.txt or a.jsonl.gz",
+    (".zip", ".tar", ".tgz", ".7z", ".rar"): "unpack it, and name the folder",
+    (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html", ".htm", ".md"): "save its text as .txt",
+    (".tsv", ".xls", ".xlsx", ".ods"): "save it as .csv",
+    (".pkl", ".pickle", ".pt", ".npy", ".npz"): "save it as .jsonl or .parquet",
 }
 
 
-def read(source: str, settings: Settings, skip_bad: int = 0) -> list[str]:
-    """Read the documents of a source, in order.
+def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str]:
+    """Open the documents of a source, in order; those of files are read when they are asked for.
 
     Args:
-        source: a file, `stories`, or `hub:ID[:SPLIT]`.
+        source: a file, a folder, `stories`, or `hub:ID[:SPLIT]`.
         settings: name the field that holds the text, and limit the rows of a hub data set.
         skip_bad: bad rows that are skipped and counted, at most.
 
@@ -51,27 +63,80 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> list[str]:
         return _read_hub(source, settings, skip_bad)
     path = Path(source).expanduser()
     with _file_errors(source):
-        _check_file(path, source)
-        documents = _read_text(path) if path.suffix.lower() == ".txt" else _read_lines(path, settings, skip_bad)
+        if not path.exists():
+            raise InputError(f"{source}: no such file; allowed are {SOURCES}")
+        if path.is_dir():
+            documents = _read_folder(path, settings, skip_bad)
+        else:
+            with skip_bad_rows(str(path), skip_bad) as skip:
+                documents = _open(path, settings, Unpacker(), skip)
     return _require_text(source, documents)
 
 
-def _check_file(path: Path, source: str) -> None:
-    if not path.exists():
-        raise InputError(f"{source}: no such file; allowed are {SOURCES}")
+def _read_folder(folder: Path, settings: Settings, skip_bad: int) -> Sequence[str]:
+    """Join the files below a folder, in the order of their names; a bad .txt file is one bad item."""
+    paths = find_files(folder, lambda path: inner_suffix(path) in SUFFIXES, tables.is_saved, SOURCES)
+    unpacker, parts = Unpacker(), []
+    paths = [path for path in paths if not path.is_file() or path.stat().st_size]
+    with skip_bad_rows(str(folder), skip_bad) as skip:
+        for path in paths:
+            if path.is_dir() or inner_suffix(path) != TEXT:
+                parts.append(_open(path, settings, unpacker, skip))
+                continue
+            try:
+                parts.append(_open(path, settings, unpacker, skip))
+            except InputError as error:
+                skip(error)
+    return Concatenated(parts)
+
+
+def _open(path: Path, settings: Settings, unpacker: Unpacker, skip: Skip) -> Sequence[str]:
+    """Index one file, or a folder of `save_to_disk`, by what its name says.
+
+    Raises:
+        InputError: it cannot be read, is no such file, or a row is bad.
+    """
+    select = partial(_select, settings.text_field)
     if path.is_dir():
-        raise InputError(f"{source}: is a folder; allowed are {SOURCES}")
+        return tables.index_table(path, partial(_columns, str(path), settings.text_field), select, skip)
+    suffix = inner_suffix(path)
+    _check_file(path, suffix)
+    if suffix in tables.SUFFIXES:
+        return tables.index_table(path, partial(_columns, str(path), settings.text_field), select, skip)
+    content = unpacker.open(path)
+    _check_beginning(content)
+    return index_documents(content) if suffix == TEXT else ROW_READERS[suffix](content, select, skip)
+
+
+def _check_file(path: Path, suffix: str) -> None:
     if not path.is_file():
-        raise InputError(f"{source}: is not a regular file")
-    if path.suffix.lower() not in (".txt", ".jsonl"):
-        raise InputError(f"{source}: allowed are {SOURCES}")
+        raise InputError(f"{path}: is not a regular file")
+    if suffix not in SUFFIXES:
+        cure = next((f"; {cure}" for suffixes, cure in CURES.items() if suffix in suffixes), "")
+        raise InputError(f"{path}: allowed are {SOURCES}{cure}")
     if path.stat().st_size == 0:
-        raise InputError(f"{source}: is empty")
-    with path.open("rb") as file:
-        beginning = file.read(max(map(len, SIGNATURES)))
+        raise InputError(f"{path}: is empty")
+
+
+def _check_beginning(content: Content) -> None:
+    beginning = content.read(0, max(map(len, SIGNATURES)))
+    if not beginning:
+        raise InputError(f"{content.name}: is empty")
     for signature, reason in SIGNATURES.items():
         if beginning.startswith(signature):
-            raise InputError(f"{source}: {reason}")
+            raise InputError(f"{content.name}: {reason}")
+
+
+def _select(field: str, where: str, row: dict[str, Any]) -> str:
+    return text_of(where, row, field)
+
+
+def _columns(where: str, field: str, columns: dict[str, Any]) -> list[str]:
+    """Choose the column of a table that holds the text, or the object with it."""
+    column = field if field in columns else field.split(".")[0]
+    if column not in columns:
+        raise InputError(no_field(where, columns, field))
+    return [column]
 
 
 @contextmanager
@@ -87,59 +152,21 @@ def _file_errors(source: str) -> Iterator[None]:
         raise InputError(f"{source!r}: is not a file name") from error  # a NUL in it
 
 
-def _require_text(source: str, documents: list[str]) -> list[str]:
+def _require_text(source: str, documents: Sequence[str]) -> Sequence[str]:
     if not any(document.strip() for document in documents):
         raise InputError(f"{source}: has no text in it")
     return documents
-
-
-def _read_lines(path: Path, settings: Settings, skip_bad: int) -> list[str]:
-    with skip_bad_rows(str(path), skip_bad) as skip:
-        return list(read_rows(path, settings.text_field, skip))
-
-
-def _read_text(path: Path) -> list[str]:
-    """Split a .txt file into documents at lines `<|endoftext|>`; without such lines it is one."""
-    text = "".join(_decoded_chunks(path)).replace("\r\n", "\n").replace("\r", "\n")
-    documents = [document.strip("\n") for document in SEPARATOR.split(text)]
-    return [document for document in documents if document.strip()]
-
-
-def _decoded_chunks(path: Path) -> Iterator[str]:
-    """Yield the file's text; a NUL or a bad byte ends it before more is read.
-
-    Raises:
-        InputError: with the byte's place in the file.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    start = 0
-    with path.open("rb") as file:
-        chunk = file.read(CHUNK)
-        if chunk.startswith(BYTE_ORDER_MARK):
-            chunk, start = chunk.removeprefix(BYTE_ORDER_MARK), len(BYTE_ORDER_MARK)
-        while True:
-            if b"\0" in chunk:
-                raise InputError(f"{path}: has a NUL byte at byte {start + chunk.index(0)} of the file")
-            waiting = len(decoder.getstate()[0])
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}: not UTF-8 at byte {start - waiting + error.start} of the file") from None
-            if not chunk:
-                return
-            start += len(chunk)
-            chunk = file.read(CHUNK)
 
 
 def _read_stories() -> list[str]:
     asset = resources.files("hypergen") / "assets" / "stories.jsonl"
     if not asset.is_file():
         raise InputError("stories: this installation lacks hypergen/assets/stories.jsonl")
-    with resources.as_file(asset) as path:
-        return _read_lines(path, Settings(), skip_bad=0)
+    with resources.as_file(asset) as path, skip_bad_rows("stories", 0) as skip:
+        return list(index_rows(Unpacker().open(path), partial(_select, Settings().text_field), skip))
 
 
-def _read_hub(source: str, settings: Settings, skip_bad: int) -> list[str]:
+def _read_hub(source: str, settings: Settings, skip_bad: int) -> Sequence[str]:
     """Read the first `hub_rows` texts of a data set of the hub."""
     rows, texts = load_hub_rows(source, limit=settings.hub_rows), []
     with skip_bad_rows(source, skip_bad) as skip:

@@ -6,23 +6,40 @@ import torch
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.errors import InputError
 
+SPLIT_OF_8 = [1, 6, 5, 3, 4, 0, 7, 2]  # with seed 0
+
+
+def split(items, held_out=10, seed=0, source="x", instead="--prompts", cut=lambda item: None):
+    return split_items(items, held_out, seed, source, instead, cut=cut)
+
 
 def test_a_split_is_seeded_and_no_item_is_in_both_parts():
-    training, held_out = split_items(range(100), 10, 0, "x", "--prompts")
+    training, held_out = split(range(100))
     assert (len(training), len(held_out)) == (90, 10) and {*training, *held_out} == set(range(100))
-    assert list(split_items(range(100), 10, 0, "x", "")[1]) == list(held_out)
-    assert list(split_items(range(100), 10, 1, "x", "")[1]) != list(held_out)
+    assert list(split(range(100))[1]) == list(held_out)
+    assert list(split(range(100), seed=1)[1]) != list(held_out)
 
 
 @pytest.mark.parametrize("items, expected", [(2, 1), (3, 1), (8, 2), (40, 10), (41, 10)])
 def test_at_most_a_quarter_is_held_out(items, expected):
-    assert len(split_items(range(items), 10, 0, "x", "")[1]) == expected
+    assert len(split(range(items))[1]) == expected
 
 
 @pytest.mark.parametrize("items", [0, 1])
 def test_one_item_cannot_be_split(items):
     with pytest.raises(InputError, match=r"--data x: .*; give --prompts"):
-        split_items(range(items), 10, 0, "x", "--prompts")
+        split(range(items))
+
+
+def test_the_order_of_a_split_is_the_one_it_always_was():
+    assert [list(part) for part in split(range(8), 2)] == [SPLIT_OF_8[2:], SPLIT_OF_8[:2]]
+
+
+def test_the_end_of_the_only_item_is_held_out_where_it_can_be_cut(capsys):
+    parts = split(["a long novel"], cut=lambda item: (item[:6], item[6:]))
+    assert parts == (["a long"], [" novel"])
+    said = "--data x: has one item, so its end is held out and never trained on; --prompts names others"
+    assert capsys.readouterr().err == f"hypergen: {said}\n"
 
 
 def test_a_part_is_read_only_where_it_is_asked_for():
@@ -32,7 +49,7 @@ def test_a_part_is_read_only_where_it_is_asked_for():
             return index
 
     read = []
-    training, _ = split_items(Lazy(range(100)), 10, 0, "x", "")
+    training, _ = split(Lazy(range(100)))
     some = training[3:5]
     assert not read
     assert [some[0], some[1]] == read and len(some) == 2 and training[-1] == read[-1]

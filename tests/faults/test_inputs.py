@@ -3,6 +3,7 @@ result; nothing is written, no traceback, no cost. Alone: pytest tests/faults/te
 
 import gzip
 import json
+import lzma
 import os
 import random
 import re
@@ -47,24 +48,29 @@ BAD_TEXTS = {
     "escape.jsonl": (b'{"text": "\\u0000"}', "escape.jsonl:1: field 'text' has a NUL character"),
     "returns.jsonl": (b'{"text": "a"}\r{"text": "b"}', "returns.jsonl:1: is not JSON (Extra data at character 15)"),
     "deep.jsonl": (b'{"text": ' + b"[" * 65 + b"]" * 65 + b"}", "deep.jsonl:1: is nested deeper than 64"),
-    "nan.jsonl": (b'{"text": "a", "n": NaN}', "nan.jsonl:1: NaN is not JSON"),
-    "infinity.jsonl": (b'{"text": "a", "n": -Infinity}', "infinity.jsonl:1: -Infinity is not JSON"),
+    "nan.jsonl": (b'{"text": NaN}', "nan.jsonl:1: field 'text' is a number, not a string"),
+    "infinity.jsonl": (b'{"text": -Infinity}', "infinity.jsonl:1: field 'text' is a number, not a string"),
     "half.jsonl": (b'{"text": "\\ud83d"}', "half.jsonl:1: field 'text' has half of a surrogate pair"),
     "twice.jsonl": (b'{"text": "a", "text": "b"}', "twice.jsonl:1: has a key twice"),
     "array.jsonl": (ROW + b'["a"]', "array.jsonl:2: is an array, not an object"),
     "string.jsonl": (b'"a"', "string.jsonl:1: is a string, not an object"),
-    "missing.jsonl": (ROW + b'{"txt": "a"}', "missing.jsonl:2: has no field 'text' (--text-field)"),
+    "missing.jsonl": (ROW + b'{"txt": "a"}', "missing.jsonl:2: has no field 'text' (--text-field); it has txt"),
     "null.jsonl": (b'{"text": null}', "null.jsonl:1: field 'text' is null, not a string"),
     "mixed.jsonl": (ROW * 3 + b'{"text": 3}', "mixed.jsonl:4: field 'text' is a number, not a string"),
     "digits.jsonl": (DIGITS, "digits.jsonl:1: is not JSON that can be read (a number is too long)"),
     "open.jsonl": (b'{"text": "a', "open.jsonl:1: is not JSON (Unterminated string starting at character 10)"),
-    "gzip.txt": (gzip.compress(ROW), "gzip.txt: is compressed (gzip); unpack it first"),
-    "gzip.jsonl": (gzip.compress(ROW), "gzip.jsonl: is compressed (gzip); unpack it first"),
+    "cut.jsonl.gz": (gzip.compress(ROW)[:-9], "cut.jsonl.gz: cannot be unpacked (gzip: Compressed file ended before"),
+    "twice.txt.gz": (gzip.compress(gzip.compress(ROW)), "twice.txt.gz: is compressed twice (gzip); unpack it first"),
+    "bomb.txt.gz": (gzip.compress(bytes(65 * 2**20)), "bomb.txt.gz: would unpack to more than 67,108,864 bytes"),
+    "bad.jsonl.xz": (lzma.compress(ROW + b"[1]"), "bad.jsonl.xz:2: is an array, not an object"),
     "zip.jsonl": (b"PK\x03\x04 and more", "zip.jsonl: is a zip archive; unpack it first"),
-    "zstd.jsonl": (b"\x28\xb5\x2f\xfd and more", "zstd.jsonl: is compressed (zstd); unpack it first"),
-    "parquet.jsonl": (b"PAR1 and more", "parquet.jsonl: is a Parquet file"),
+    "zstd.jsonl": (b"\x28\xb5\x2f\xfd and more", "zstd.jsonl: "),  # damaged, or its library is missing
+    "parquet.jsonl": (b"PAR1 and more", "parquet.jsonl: is a Parquet file; let its name end in .parquet"),
+    "table.parquet": (b"PAR1 and more", "table.parquet: "),  # damaged, or its library is missing
     "wide.txt": ("a story".encode("utf-16"), "wide.txt: is UTF-16; UTF-8 is needed"),
-    "table.csv": (b"text\na story\n", "table.csv: allowed are a .txt or .jsonl file"),
+    "table.csv": (b"name\na story\n", "table.csv:2: has no field 'text' (--text-field); it has name"),
+    "array.json": (b'[{"text": "a story"}, 3]', "array.json: row 2: is not an object"),
+    "a.pdf": (b"a story", "a.pdf: allowed are a .txt, .jsonl, .json, .csv, .parquet or .arrow file"),
 }
 
 
@@ -78,7 +84,8 @@ def test_d1_bad_text(name, refused_fit, tmp_path):
 
 def test_d1_too_short_rows(refused_fit, tmp_path):
     (tmp_path / "short.jsonl").write_bytes(b'{"text": "short"}\n' * 20)
-    assert "--num-samples 8: only 0 sequences of 16 tokens" in refused_fit(data="short.jsonl", model_needed=True)
+    said = refused_fit(data="short.jsonl", model_needed=True)
+    assert "--sequence-length 16: all 15 texts are shorter, the longest has" in said and "--pack" in said
 
 
 @pytest.mark.parametrize("name", ["nowhere.txt", "folder.jsonl", "loop.txt", "pipe.jsonl", "long" * 80 + ".txt", "."])
@@ -97,6 +104,11 @@ GOOD_TEXTS = {
     "returns.txt": (b"one\rtwo\r", ["one\ntwo"]),
     "windows.jsonl": (ROW.replace(b"\n", b"\r\n") * 2, ["a story"] * 2),
     "pair.jsonl": (b'{"text": "\\ud83d\\ude00"}', ["\N{GRINNING FACE}"]),
+    "gzip.txt": (gzip.compress(b"a story"), ["a story"]),
+    "gzip.jsonl": (gzip.compress(ROW), ["a story"]),
+    "nan.jsonl": (b'{"text": "a story", "n": NaN}', ["a story"]),
+    "table.csv": (b"text\na story\n", ["a story"]),
+    "array.json": (b'[{"text": "a story"}]', ["a story"]),
     "bracket.jsonl": (b'{"text": "' + b"[" * 99 + b'"}', ["[" * 99]),
 }
 
@@ -105,7 +117,15 @@ GOOD_TEXTS = {
 def test_d1_unusual_text_that_is_read(name, tmp_path):
     content, expected = GOOD_TEXTS[name]
     (tmp_path / name).write_bytes(content)
-    assert texts.read(name, Settings()) == expected
+    assert list(texts.read(name, Settings())) == expected
+
+
+def test_d1_one_long_document_is_split_and_its_end_held_out(text_base, tmp_path, capsys):
+    (tmp_path / "novel.txt").write_text("".join(f"The ferryman rowed {n} times across.\n" for n in range(200)))
+    few = ["--held-out-samples", "2", "--max-new-tokens", "2", "--learning-rate", "1e-3"]
+    common = ["fit", "--model", text_base, "--data", "novel.txt", *FIT, *few]
+    assert cli.main([*common, "--output", "run"]) == 0
+    assert "--data novel.txt: has one item, so its end is held out and never trained on" in capsys.readouterr().err
 
 
 def bad_rows(path, good, bad):
@@ -114,7 +134,7 @@ def bad_rows(path, good, bad):
 
 def test_d1_bad_rows_are_passed_over_and_counted(tmp_path, capsys):
     bad_rows(tmp_path / "a.jsonl", 5, 3)
-    assert texts.read("a.jsonl", Settings(), 3) == ["a story"] * 5
+    assert list(texts.read("a.jsonl", Settings(), 3)) == ["a story"] * 5
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "bad items passed over: 3" in told and "the first is a.jsonl:6: field" in told
     with pytest.raises(InputError, match=r"^a.jsonl:8: field .* \(and 2 before it, --skip-bad 2\)$"):
@@ -126,7 +146,7 @@ def test_d1_bad_rows_are_passed_over_and_counted(tmp_path, capsys):
 
 def test_d1_a_long_line_is_passed_over(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(ROW + b"x" * (40 * 2**20) + b"\n" + ROW + b'{"text": "\xff"}')
-    assert texts.read("a.jsonl", Settings(), 2) == ["a story"] * 2
+    assert list(texts.read("a.jsonl", Settings(), 2)) == ["a story"] * 2
     with pytest.raises(
         InputError, match=rf"^a.jsonl:4: not UTF-8 at byte {2 * len(ROW) + 40 * 2**20 + 11} of the file"
     ):
@@ -240,6 +260,15 @@ def test_d3_prompts_of_context_length_and_more(text_base, refused):
 def test_d3_many_prompts_are_read_as_far_as_they_are_needed(text_base, tmp_path, capsys):
     (tmp_path / "many.jsonl").write_bytes(ROW * 100_000)
     assert len(generated(capsys, text_base, "--prompts", "many.jsonl", "--count", "3")) == 3
+
+
+def test_d3_a_line_says_how_many_prompts_were_read(text_base, tmp_path, capsys):
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "parts.txt").write_text("one\n<|endoftext|>\ntwo\n")
+    for name, said in {"lines.txt": "1 prompt is read", "parts.txt": "2 prompts are read"}.items():
+        arguments = ["--device", "cpu", "--prompts", name, "--max-new-tokens", "2"]
+        assert cli.main(["generate", text_base, *arguments]) == 0
+        assert f"hypergen: --prompts {name}: {said}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("prompts", [3, [b"bytes"], [None], ["fine", "half \ud83d"]])

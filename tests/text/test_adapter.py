@@ -110,7 +110,7 @@ def test_every_metric_can_be_shown_and_each_library_can_be_named():
     assert list(reference_metrics.describe(len(tokens))) == list(adapter.METRICS)
     assert reference_metrics.compute(tokens[:, :4], tokens[:, 4:]).keys() <= adapter.METRICS.keys()
     assert adapter.METRICS["self_bleu"].is_diversity and not adapter.METRICS["dataset_bleu"].is_diversity
-    assert set(adapter.OPTIONAL_DEPENDENCIES) == {"sacrebleu", "mauve", "datasets"}
+    assert set(adapter.OPTIONAL_DEPENDENCIES) == {"sacrebleu", "mauve", "datasets", "zstandard"}
 
 
 def test_sequences_longer_than_the_context():
@@ -189,6 +189,12 @@ def test_rendered_continuations_read_as_after_their_prompts():
     assert modality.render(prompts, _ids(modality, " rowed", "On", "re")) == [" rowed", "On", "re"]
     whole = modality.encode_prompt("\N{WAVING HAND SIGN}!")  # the emoji is cut in two
     assert modality.render([whole[:2]], whole[2:][None])[0].endswith("!")
+
+
+def test_the_only_document_is_cut_and_a_short_one_is_not():
+    beginning, end = adapter.cut(item="word " * 500, count=4, settings=Settings(sequence_length=16))
+    assert beginning.split() + end.split() == ["word"] * 500 and 200 < len(end) <= 4 * 16 * 4
+    assert adapter.cut(item="word " * 50, count=4, settings=Settings()) is None
 
 
 def test_settings():

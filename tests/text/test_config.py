@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from hypergen.data.compressed import SUFFIXES as COMPRESSED
 from hypergen.errors import InputError
 from hypergen.text.config import PAPER_RECIPE, SOURCES, Settings, recognizes
+from hypergen.text.sources import SUFFIXES
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from hypergen.text.config import PAPER_RECIPE, SOURCES, Settings, recognizes
         ({"resident_blocks": -1}, "--resident-blocks -1: must be a whole number, 0 or more"),
         ({"text_field": 3}, "--text-field 3: must be text without NUL characters"),
         ({"offload": 1}, "--offload 1: must be true or false"),
+        ({"pack": 1}, "--pack 1: must be true or false"),
     ],
     ids=str,
 )
@@ -38,7 +41,9 @@ def test_any_configuration_may_be_a_language_model():
 
 
 def test_the_phrase_for_help_names_every_kind_of_source():
-    assert all(kind in SOURCES for kind in ("stories", ".txt", ".jsonl", "hub:ID[:SPLIT]"))
+    assert all(
+        kind in SOURCES for kind in ("stories", *SUFFIXES, *COMPRESSED, "folder", "save_to_disk", "hub:ID[:SPLIT]")
+    )
 
 
 def test_is_importable_without_heavy_libraries():

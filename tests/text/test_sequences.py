@@ -64,7 +64,31 @@ def test_too_few_sequences():
         tiny.modality().encode(tiny.TEXTS[:2], count=2000)
     message = str(error.value)
     assert message.startswith("--num-samples 2000: only ") and "\n" not in message
-    assert message.endswith("sequences of 16 tokens qualify in 2 texts; lower it or give more text")
+    assert message.endswith(
+        "of 16 tokens (--sequence-length) qualify in 2 texts; lower one of the two or give more text"
+    )
+    with pytest.raises(InputError, match=r"qualify in 3 texts, of which 2 are shorter; lower"):
+        tiny.modality().encode(["a", "b", *tiny.TEXTS[:1]], count=2000)
+
+
+@pytest.mark.parametrize("encode", ["encode", "encode_held_out"])
+def test_documents_that_are_all_too_short(encode):
+    with pytest.raises(InputError) as error:
+        getattr(tiny.modality(), encode)(["a", "b a b", "b"], count=2)
+    said = "--sequence-length 16: all 3 texts are shorter, the longest has 3 tokens; lower it, or join them with --pack"
+    assert str(error.value).removeprefix("held-out texts: ") == said
+
+
+@pytest.mark.parametrize("encode", ["encode", "encode_held_out"])
+def test_short_documents_are_packed_on_request(encode):
+    modality = tiny.modality(settings=Settings(sequence_length=16, prompt_length=4, pack=True))
+    short = [f"{n} times across" for n in range(40)]
+    rows = getattr(modality, encode)(short, count=3)
+    assert rows.shape == (3, 16) and bool((rows == modality.end_token).any(1).all())
+    stream = "|".join(modality.decode(row[None])[0] for row in rows)
+    assert "times across" in stream
+    with pytest.raises(InputError, match=r"all 1 texts are together shorter, the longest has 1 tokens; lower it$"):
+        getattr(modality, encode)(["a"], count=2)
 
 
 def test_only_as_many_texts_are_read_as_are_needed():
@@ -91,7 +115,7 @@ def test_held_out_sequences_are_beginnings():
     more = modality.encode_held_out(["short", *tiny.TEXTS[:3]], 64)
     windows = [len(ids) // 16 for ids in modality.tokenizer(tiny.TEXTS[:3])["input_ids"]]
     assert len(more) == sum(windows) and {tuple(row) for row in more[:3].tolist()} == set(beginnings[:3])
-    with pytest.raises(InputError, match="--sequence-length 16: none of 2 held-out texts has so many tokens"):
+    with pytest.raises(InputError, match="held-out texts: --sequence-length 16: all 2 texts are shorter"):
         modality.encode_held_out(["a", "b"], 2)
 
 

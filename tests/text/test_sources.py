@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
+import io
+import json
+import lzma
 import os
 import sys
 from pathlib import Path
@@ -12,15 +17,16 @@ import pytest
 
 from hypergen.data import hub
 from hypergen.errors import InputError
-from hypergen.text import sources
-from hypergen.text.config import Settings
+from hypergen.text import documents, sources
+from hypergen.text.config import SOURCES, Settings
+from tests.data.plain import counted
 
 GOOD = b'{"text": "a story"}\n'
 
 
 def _read(path: Path, content: bytes, **settings) -> list[str]:
     path.write_bytes(content)
-    return sources.read(str(path), Settings(**settings))
+    return list(sources.read(str(path), Settings(**settings)))
 
 
 def _refusal(path: Path, content: bytes, **settings) -> str:
@@ -45,13 +51,12 @@ def test_rows(tmp_path):
         (b"[1]", ":2: is an array, not an object"),
         (b'"secret"', ":2: is a string, not an object"),
         (b"null", ":2: is null, not an object"),
-        (b'{"other": 1}', ":2: has no field 'text' (--text-field)"),
+        (b'{"other": 1}', ":2: has no field 'text' (--text-field); it has other"),
         (b'{"text": null}', ":2: field 'text' is null, not a string"),
         (b'{"text": 7}', ":2: field 'text' is a number, not a string"),
         (b'{"text": true}', ":2: field 'text' is a boolean, not a string"),
         (b'{"text": ["secret"]}', ":2: field 'text' is an array, not a string"),
-        (b'{"text": "a", "b": NaN}', ":2: NaN is not JSON"),
-        (b'{"text": "a", "b": -Infinity}', ":2: -Infinity is not JSON"),
+        (b'{"text": NaN}', ":2: field 'text' is a number, not a string"),
         (b'{"text": "a", "text": "b"}', ":2: has a key twice"),
         (b'{"text": "a", "b": {"c": 1, "c": 2}}', ":2: has a key twice"),
         (b'{"text": "\\ud800"}', ":2: field 'text' has half of a surrogate pair"),
@@ -79,11 +84,9 @@ def test_deep_but_allowed(tmp_path):
 
 def test_bad_utf8_is_counted_from_the_start_of_the_file(tmp_path):
     assert ":1: not UTF-8 at byte 15 " in _refusal(tmp_path / "a.jsonl", b'\xef\xbb\xbf  {"text": "\xff"}')
-    text = b"\xef\xbb\xbf" + b"x" * (sources.CHUNK - 5) + "€".encode()[:2] + b"yy"
-    assert f": not UTF-8 at byte {sources.CHUNK - 2} " in _refusal(tmp_path / "a.txt", text)
+    text = b"\xef\xbb\xbf" + b"x" * (documents.CHUNK - 5) + "€".encode()[:2] + b"yy"
+    assert f": not UTF-8 at byte {documents.CHUNK - 2} " in _refusal(tmp_path / "a.txt", text)
     assert ": not UTF-8 at byte 2 " in _refusal(tmp_path / "b.txt", b"ab\xe2\x82")
-    for name in ("c.txt", "c.jsonl"):
-        assert "compressed (gzip)" in _refusal(tmp_path / name, gzip.compress(b"text"))
 
 
 def test_text_files(tmp_path):
@@ -101,16 +104,28 @@ def test_nothing_to_read(tmp_path):
     assert _refusal(tmp_path / "b.txt", b" \n\n") == ": has no text in it"
     assert _refusal(tmp_path / "b.jsonl", b"\n\n") == ": has no text in it"
     assert _refusal(tmp_path / "c.jsonl", b'{"text": " "}') == ": has no text in it"
-    assert _refusal(tmp_path / "a.csv", b"x") == ": allowed are a .txt or .jsonl file, stories, or hub:ID[:SPLIT]"
+    assert _refusal(tmp_path / "c.csv", b"text\n \n") == ": has no text in it"
+    assert _refusal(tmp_path / "a.pdf", b"x") == f": allowed are {SOURCES}; save its text as .txt"
+    assert _refusal(tmp_path / "a.odd", b"x") == f": allowed are {SOURCES}"
+    assert _refusal(tmp_path / "a.gz", gzip.compress(b"x")).endswith(
+        "; let its name say what it holds, as in a.txt or a.jsonl.gz"
+    )
+    assert _refusal(tmp_path / "a.tar.gz", gzip.compress(b"x")).endswith("; unpack it, and name the folder")
+    assert _refusal(tmp_path / "a.txt.gz", gzip.compress(b"")) == ": is empty"
+    assert _refusal(tmp_path / "b.txt.gz", gzip.compress(gzip.compress(b"x"))) == (
+        ": is compressed twice (gzip); unpack it first"
+    )
+    assert _refusal(tmp_path / "c.txt.gz", gzip.compress("text".encode("utf-16"))) == ": is UTF-16; UTF-8 is needed"
 
 
 @pytest.mark.parametrize(
-    "name", ["missing.txt", "nul\0.txt", "long" * 200 + ".txt", "folder.txt", "loop.txt", "pipe.txt"]
+    "name", ["missing.txt", "nul\0.txt", "long" * 200 + ".txt", "folder.txt", "loop.txt", "pipe.txt", "pipe.jsonl"]
 )
 def test_no_file(tmp_path, name):
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "loop.txt").symlink_to("loop.txt")
     os.mkfifo(tmp_path / "pipe.txt")
+    os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(InputError) as error:
         sources.read(f"{tmp_path}/{name}", Settings())
     assert "\n" not in str(error.value)
@@ -122,6 +137,100 @@ def test_no_permission(tmp_path):
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         sources.read(str(tmp_path / "a.txt"), Settings())
+
+
+STORIES = ["one\nday", 'a "quoted", word', "é", "NA"]
+
+
+def _lines(rows: list[dict]) -> bytes:
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def _csv(rows: list[dict]) -> bytes:
+    file = io.StringIO(newline="")
+    csv.DictWriter(file, list(rows[0])).writeheader()
+    csv.DictWriter(file, list(rows[0])).writerows(rows)
+    return file.getvalue().encode()
+
+
+ROWS = [{"n": number, "text": text} for number, text in enumerate(STORIES)]
+FORMATS = {
+    ".txt": "\n<|endoftext|>\n".join(STORIES).encode(),
+    ".jsonl": _lines(ROWS),
+    ".json": json.dumps(ROWS).encode(),
+    ".csv": _csv(ROWS),
+}
+PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_texts(suffix, packed, tmp_path):
+    assert _read(tmp_path / f"a{suffix}{packed}", PACK[packed](FORMATS[suffix])) == STORIES
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_zstd(suffix, tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    assert _read(tmp_path / f"a{suffix}.zst", zstandard.compress(FORMATS[suffix])) == STORIES
+
+
+def test_tables(tmp_path, monkeypatch, capfd):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    table = datasets.Dataset.from_list([{"id": 1, "text": text, "data": {"text": text}} for text in STORIES])
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    table.save_to_disk(str(tmp_path / "saved"))
+    capfd.readouterr()
+    for name in ("a.parquet", "saved"):
+        assert list(sources.read(str(tmp_path / name), Settings())) == STORIES
+        assert list(sources.read(str(tmp_path / name), Settings(text_field="data.text"))) == STORIES
+        with pytest.raises(
+            InputError, match=rf"{name}: has no field 'body' \(--text-field\); it has id, text, data.text$"
+        ):
+            sources.read(str(tmp_path / name), Settings(text_field="body"))
+    assert capfd.readouterr().err == ""
+
+
+def test_folders(tmp_path, capsys):
+    folder = tmp_path / "corpus"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.txt").write_text("second")
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(GOOD))
+    (folder / "deep" / "c.csv").write_text("text\nthird\n")
+    (folder / "empty.txt").touch()
+    assert list(sources.read(str(folder), Settings())) == ["a story", "second", "third"]
+    assert capsys.readouterr().err == ""
+    (folder / "b.txt").write_bytes(b"bad \xff")
+    with pytest.raises(InputError, match=r"corpus/b\.txt: not UTF-8 at byte 4 of the file$"):
+        sources.read(str(folder), Settings())
+    assert list(sources.read(str(folder), Settings(), 1)) == ["a story", "third"]
+    assert "corpus: bad items passed over: 1 (--skip-bad 1)" in capsys.readouterr().err
+    for path in folder.rglob("*.*"):
+        path.rename(path.with_name(path.name + ".pdf"))
+    with pytest.raises(InputError, match=r"4 others is \S+a\.jsonl\.gz\.pdf\); allowed are a \.txt, "):
+        sources.read(str(folder), Settings())
+
+
+def test_a_saved_table_may_stand_among_files(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict({"text": ["from a table"]}).save_to_disk(str(tmp_path / "b"))
+    (tmp_path / "a.txt").write_text("from a file")
+    assert list(sources.read(str(tmp_path), Settings())) == ["from a file", "from a table"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_large_file_is_not_held(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"a{suffix}"
+    ranges = counted(monkeypatch)
+    _read(path, FORMATS[suffix])
+    del ranges[:]
+    found = sources.read(str(path), Settings())
+    before = len(ranges)
+    assert sum(ranges) < 2 * path.stat().st_size  # the beginning, and one text that is not blank
+    assert found[2] == "é" and found[3] == "NA" and len(ranges) == before + 2
 
 
 def test_stories():

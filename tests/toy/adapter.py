@@ -153,6 +153,11 @@ class ToyModality:
         (folder / "toy.json").write_text(json.dumps({"settings": asdict(self.settings), "shape": self.shape}))
 
 
+def cut(*, item: Numbers, count: int, settings: Settings) -> tuple[Numbers, Numbers] | None:
+    size = min(len(item) // 4, count * settings.sequence_length)
+    return (item[:-size], item[-size:]) if size else None
+
+
 def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
     """Nothing depends on the fit."""
     return settings
