@@ -314,6 +314,10 @@ class Modality(Protocol):
         """Combine the same codec and model with other settings."""
         ...
 
+    def with_model(self, model: TokenModel) -> Modality:
+        """Combine the same codec and settings with another model of the same class and shapes."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write model (`save_pretrained` layout) and codec into `folder`, safetensors and JSON only."""
         ...
@@ -359,6 +363,12 @@ class Adapter(Protocol):
     """Distributions whose versions a run records."""
     DEFAULT_PROMPTS: str | None
     """The built-in source of held-out items for a base hyperfitted on its own samples; None: draw those as well."""
+    PIPELINE_TAG: str | None
+    """The task under which the hub lists its models (`pipeline_tag` of a model card); None: none fits."""
+    LIBRARY_NAME: str
+    """The library that loads a saved run (`library_name` of a model card)."""
+    LOADING: str
+    """Python code that loads a saved run from the working folder and continues a prompt, for its model card."""
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:
         """Open a source, and check what can be checked before any model is loaded.

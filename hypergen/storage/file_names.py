@@ -13,6 +13,7 @@ TRAINING_TOKENS = "training_tokens.safetensors"
 HELD_OUT_TOKENS = "held_out_tokens.safetensors"
 SAMPLES = "samples"
 REPORT = "report.html"
+CARD = "README.md"  # the model card
 FIGURE = "grid.png"
 
 # A folder that is being written.

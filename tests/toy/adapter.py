@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Metric, Modality
+from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
 from tests.toy.config import Settings
 from tests.toy.model import ToyModel
 
@@ -33,6 +33,9 @@ METRICS = {
 OPTIONAL_DEPENDENCIES: dict[str, str] = {}
 LIBRARIES: tuple[str, ...] = ()
 DEFAULT_PROMPTS: str | None = BUILT_IN
+PIPELINE_TAG: str | None = None
+LIBRARY_NAME = "hypergen"
+LOADING = "import hypergen\n\nprint(hypergen.load('.').generate([[1, 2, 3]]))\n"
 
 
 @final
@@ -127,6 +130,10 @@ class ToyModality:
 
     def with_settings(self, settings: Settings) -> ToyModality:
         return ToyModality(self.model, settings, self.shape)
+
+    def with_model(self, model: TokenModel) -> ToyModality:
+        assert isinstance(model, ToyModel)
+        return ToyModality(model, self.settings, self.shape)
 
     def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> ToyFigure:
         """An HTML table, one column a title."""
