@@ -257,7 +257,7 @@ class EvaluateConfig:
     """A .jsonl file of `hypergen generate` for the same prompts, compared as a row of its own."""
     interpolations: tuple[float, ...] = ()
     """Also compare greedy decoding with the weights (1 - a) * base + a * run, for each a given, above 0 and below 1:
-    those two are rows anyway. None by default: each takes a third copy of the weights."""
+    those two are rows anyway. None by default: it takes a third copy of the weights in memory."""
     count: int | None = None
     """Examples; by default as many as the run holds out."""
     max_new_tokens: int | None = None
@@ -320,13 +320,14 @@ def _require(config: Any, name: str, is_allowed: Callable[[Any], bool], allowed:
 
 def _require_interpolations(config: EvaluateConfig) -> None:
     """Refuse what is not a number between a base and its run; keep each once, in order."""
-    given = config.interpolations
-    for alpha in given if isinstance(given, list | tuple) else [given]:
+    given: Any = config.interpolations
+    alphas = given if isinstance(given, list | tuple) else [given]
+    for alpha in alphas:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
             raise InputError(
                 f"--interpolations {alpha!r}: each must be a number above 0 (the base) and below 1 (the run)"
             )
-    object.__setattr__(config, "interpolations", tuple(sorted(set(given))))
+    object.__setattr__(config, "interpolations", tuple(sorted(set(alphas))))
 
 
 def _require_common(config: Any) -> None:

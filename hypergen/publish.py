@@ -89,7 +89,8 @@ def base_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
 
 def run_card(folder: Path, facts: dict[str, Any]) -> str:
     """Render `README.md` of a run; local bases and data appear by name, since a card is for others to read."""
-    base = _public(facts["base"])
+    is_embedded = facts["base"] == facts["modality"]
+    base = f"{facts['modality']} base of hypergen" if is_embedded else _public(facts["base"])
     recipe = run_recipe(facts) | {"base": base, "data": _public(facts["config"]["data"])}
     base = facts["base_card"].get("base_model", base)
     return _card(

@@ -86,6 +86,10 @@ def test_the_card_says_hub_and_license(fitted):
     assert "`some-one/model`, *hyperfitted*" in card.text and "`hub:some-one/texts:validation`" in card.text
 
 
+def test_the_card_says_which_base_is_the_embedded_one(fitted):
+    assert "`toy base of hypergen`, *hyper" in publish.run_card(fitted.folder, fitted.record | {"base": "toy"})
+
+
 @pytest.mark.parametrize("source", ["numbers", "self", "/home/me/some-one/texts", "hub:../x", "hub:", "hubs"])
 def test_only_a_data_set_of_the_hub_is_named(source, fitted):
     facts = fitted.record | {"config": fitted.record["config"] | {"data": source}}
@@ -110,4 +114,5 @@ def test_the_python_code_of_a_picture_card_runs(tmp_path, monkeypatch):
     tiny_image.pictures(1, 24)[0].save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     exec(registry.adapter("image").LOADING, {})
-    assert Image.open("completed.png").size == (tiny_image.SIZE, tiny_image.SIZE)
+    with Image.open("completed.png") as completed:
+        assert completed.size == (tiny_image.SIZE, tiny_image.SIZE)

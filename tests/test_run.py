@@ -147,14 +147,10 @@ def test_an_interpolation_goes_from_0_to_1(alpha, run):
 def test_an_interpolation_needs_the_base(run, toy_base, tmp_path):
     with pytest.raises(InputError, match=r"does not say which base it started from$"):
         hypergen.load(toy_base, device="cpu").interpolate(0.5)
-    for base, message in (
-        (str(tmp_path / "gone"), r"its base .*gone is not there$"),
-        ("some-one/gone", "some-one/gone"),
-    ):
-        other = hypergen.load(run.folder, device="cpu")
-        other.record["base"] = base
-        with pytest.raises(InputError, match=message):
-            other.interpolate(0.5)
+    other = hypergen.load(run.folder, device="cpu")
+    other.record["base"] = str(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"its base .*gone is not there$"):
+        other.interpolate(0.5)
 
 
 def test_an_interpolation_needs_the_same_shapes(run, tmp_path, registered):
