@@ -17,16 +17,19 @@ from torch import Tensor
 
 from hypergen import registry
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
+from hypergen.data.base_card import base_card
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.external_completions import read_completions
+from hypergen.evaluation.interpolation import require_alike
 from hypergen.evaluation.predictions import predictions
 from hypergen.modality import Item, Modality, TrainableModel
 from hypergen.options import (
     ResolvedFit,
+    base_of,
     embedded_base,
     fit_plan,
     fit_recipe,
@@ -136,7 +139,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
 
         # 7. Publish.
         facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
-        facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY)}
+        facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": base_card(base)}
         run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -195,7 +198,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         monitor = TrainingMonitor(folder=folder, quick_metrics=None, every=0, max_overlap=None)
         result = _train(modality, tokens, pretrain_plan(resolved), monitor, of_model, Processes())
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
-        run_folder.finish(folder, lambda temporary: write_base(temporary, modality, facts))
+        run_folder.finish(folder, lambda temporary: write_base(temporary, folder, modality, facts))
     return Run(folder, modality, facts)
 
 
@@ -250,7 +253,7 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     folder = trained.folder if isinstance(trained, Run) else Path(trained)
     training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
     name, settings = stored_settings(str(folder), None, {})
-    base = _baseline(folder, resolved.baseline, name)
+    base = base_of(folder, resolved.baseline or read_record(str(folder)).get("base"), name, "; give --baseline")
     items = None
     if resolved.data is not None:
         items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
@@ -263,6 +266,8 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     if untrained.model.num_tokens != modality.model.num_tokens:
         sizes = f"{untrained.model.num_tokens} ids, the run {modality.model.num_tokens}"
         raise InputError(f"--baseline {base}: its model has {sizes}")
+    if resolved.interpolations:
+        require_alike(untrained.model, modality.model)
 
     # 3. Encode the held-out items.
     if items is not None:
@@ -279,29 +284,12 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     models = baselines.Models(untrained.model, modality.model, compare.held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
+    for alpha in resolved.interpolations:
+        baselines.add_interpolated(compare, alpha, models)
     if resolved.completions is not None and external is not None:
         compare.append(Path(resolved.completions).name, external)
     compare.add_original(baselines.ORIGINAL)
     return compare
-
-
-def _baseline(folder: Path, asked: str | None, name: str) -> str:
-    """Find the base of a run.
-
-    Raises:
-        InputError: the run does not say it and nobody else does, or it is of another modality.
-    """
-    base = asked or read_record(str(folder)).get("base")
-    if not isinstance(base, str):
-        raise InputError(f"{folder}: does not say which base it started from; give --baseline")
-    if base == name:
-        return embedded_base(name)
-    if not registry.is_named(base):
-        run_folder.check_finished(Path(base))
-    found = registry.identify(base)
-    if found not in (None, name):
-        raise InputError(f"--baseline {base}: is of modality '{found}', {folder} of '{name}'")
-    return base
 
 
 def _recorded_base(modality: str, model: str | None) -> str:

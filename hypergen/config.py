@@ -216,6 +216,8 @@ class GenerateConfig:
     """Prompts that are used, from the first on; by default all."""
     max_new_tokens: int | None = None
     """Tokens of a completion, at most; by default what the modality gives."""
+    interpolate: float | None = None
+    """Decode with the weights (1 - this) * base + this * run: 0 is the base that the run's record names, 1 the run."""
     output: str | None = None
     """A .jsonl file (records), the file of a figure (.html, .png) or a folder (one file each); the same command again
     continues a job that was stopped."""
@@ -235,6 +237,7 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for name in ("count", "max_new_tokens"):
             require_at_least(self, name, 1)
+        _require(self, "interpolate", lambda value: 0 <= value <= 1, "between 0 and 1")
         _require_common(self)
 
 
@@ -252,6 +255,9 @@ class EvaluateConfig:
     """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
     completions: str | None = None
     """A .jsonl file of `hypergen generate` for the same prompts, compared as a row of its own."""
+    interpolations: tuple[float, ...] = ()
+    """Also compare greedy decoding with the weights (1 - a) * base + a * run, for each a given, above 0 and below 1:
+    those two are rows anyway. None by default: it takes a third copy of the weights in memory."""
     count: int | None = None
     """Examples; by default as many as the run holds out."""
     max_new_tokens: int | None = None
@@ -264,6 +270,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("count", "max_new_tokens"):
             require_at_least(self, name, 1)
+        _require_interpolations(self)
         _require_common(self)
 
 
@@ -309,6 +316,18 @@ def _require(config: Any, name: str, is_allowed: Callable[[Any], bool], allowed:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_open or (is_number and is_allowed(value))):
         raise InputError(f"{flag(name)} {value!r}: must be {allowed}")
+
+
+def _require_interpolations(config: EvaluateConfig) -> None:
+    """Refuse what is not a number between a base and its run; keep each once, in order."""
+    given: Any = config.interpolations
+    alphas = given if isinstance(given, list | tuple) else [given]
+    for alpha in alphas:
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
+            raise InputError(
+                f"--interpolations {alpha!r}: each must be a number above 0 (the base) and below 1 (the run)"
+            )
+    object.__setattr__(config, "interpolations", tuple(sorted(set(alphas))))
 
 
 def _require_common(config: Any) -> None:

@@ -308,6 +308,10 @@ class Modality(Protocol):
         """Combine the same codec and model with other settings."""
         ...
 
+    def with_model(self, model: TokenModel) -> Modality:
+        """Combine the same codec and settings with another model of the same class and shapes."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write model (`save_pretrained` layout) and codec into `folder`, safetensors and JSON only."""
         ...
@@ -370,6 +374,21 @@ class Adapter(Protocol):
     @property
     def FIGURE_SUFFIX(self) -> str:
         """How the file of its figure ends: .html where that is a page, else the suffix of what `Figure.save` writes."""
+        ...
+
+    @property
+    def PIPELINE_TAG(self) -> str | None:
+        """The task under which the hub lists its models (`pipeline_tag` of a model card); None: none fits."""
+        ...
+
+    @property
+    def LIBRARY_NAME(self) -> str:
+        """The library that loads a saved run (`library_name` of a model card)."""
+        ...
+
+    @property
+    def LOADING(self) -> str:
+        """Python code that loads a saved run from the working folder and continues a prompt, for its model card."""
         ...
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:

@@ -109,6 +109,33 @@ def embedded_base(modality: str) -> str:
     return str(folder)
 
 
+def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
+    """Find the base of a run.
+
+    Args:
+        folder: of the run.
+        base: what its record or the user says.
+        name: modality of the run.
+        hint: what the user can do where nobody says it.
+
+    Raises:
+        InputError: nobody says it, it is not there any more, unfinished, or of another modality.
+    """
+    if not isinstance(base, str):
+        raise InputError(f"{folder}: does not say which base it started from{hint}")
+    if base == name:
+        return embedded_base(name)
+    path = Path(base)
+    if not registry.is_named(base):
+        if path.is_absolute() and not path.exists():
+            raise InputError(f"{folder}: its base {base} is not there{hint}")
+        check_finished(path)
+    found = registry.identify(base)
+    if found not in (None, name):
+        raise InputError(f"base {base}: is of modality '{found}', {folder} of '{name}'")
+    return base
+
+
 def modality_of(asked: str | None, model: str | None) -> str:
     """Determine the modality: the one that the user names or that the model tells.
 

@@ -1,4 +1,4 @@
-"""Write the files of a finished run or base: model, `hypergen.json`, stored sequences, samples, figure and report."""
+"""Write the files of a finished run or base: model, record, stored sequences, samples, figure, report, model card."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hypergen import registry
+from hypergen.data.hub import HUB_ID
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
 from hypergen.modality import Figure, Modality
 from hypergen.report.columns import Columns
+from hypergen.report.model_card import CardFacts, model_card
 from hypergen.report.page import curves, page
-from hypergen.storage.file_names import HELD_OUT_TOKENS, RECORD, REPORT, SAMPLES, TRAINING_TOKENS
+from hypergen.runtime.redaction import redact
+from hypergen.storage.file_names import CARD, HELD_OUT_TOKENS, RECORD, REPORT, SAMPLES, TRAINING_TOKENS
 from hypergen.storage.metrics_log import read_metrics
+
+HUB = "hub:"  # how a source on the hub begins
 
 
 def write_run(temporary: Path, folder: Path, modality: Modality, compare: Comparison, facts: dict[str, Any]) -> None:
@@ -29,25 +34,13 @@ def write_run(temporary: Path, folder: Path, modality: Modality, compare: Compar
     figure = compare.figure(baselines.SHOWN)
     figure.save(temporary)
     (temporary / REPORT).write_text(report_page(folder, facts, figure), encoding="utf-8")
+    (temporary / CARD).write_text(run_card(folder, facts), encoding="utf-8")
 
 
 def report_page(folder: Path, facts: dict[str, Any], figure: Figure) -> str:
     """Render `report.html` of a run."""
-    training, config = facts["training"], facts["config"]
-    shown = {
-        "base": facts["base"],
-        "data": config["data"],
-        "sequences": f"{facts['sequences'][0]} of {facts['sequences'][1]} tokens",
-        "trained": f"last {config['last_layers']} blocks" if config["last_layers"] else "all layers",
-        "learning rate": config["learning_rate"],
-        "epochs": training["epochs"],
-        "training loss": round(training["loss"], 3),
-        "stopped by": training["stopped_by"],
-        "seconds": round(training["seconds"], 1),
-        "seed": config["seed"],
-        "compared": facts["compared"],
-        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-    }
+    shown = run_recipe(facts)
+    shown |= {"seconds": round(facts["training"]["seconds"], 1), "compared": facts["compared"]}
     columns = Columns.of(registry.adapter(facts["modality"]).METRICS)
     log = [{"epoch": 0} | facts["look_before"], *read_metrics(folder)]
     return page(
@@ -60,7 +53,95 @@ def report_page(folder: Path, facts: dict[str, Any], figure: Figure) -> str:
     )
 
 
-def write_base(temporary: Path, modality: Modality, facts: dict[str, Any]) -> None:
-    """Write a base."""
+def run_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
+    """Choose what a reader needs to make a run again, in order."""
+    training, config = facts["training"], facts["config"]
+    return {
+        "base": facts["base"],
+        "data": config["data"],
+        "sequences": f"{facts['sequences'][0]} of {facts['sequences'][1]} tokens",
+        "trained": f"last {config['last_layers']} blocks" if config["last_layers"] else "all layers",
+        "learning rate": config["learning_rate"],
+        "epochs": training["epochs"],
+        "batch size": config["batch_size"],
+        "seed": config["seed"],
+        "training loss": round(training["loss"], 3),
+        "stopped by": training["stopped_by"],
+        "SHA-256 of the training sequences": facts["data_sha256"],
+        "made with": _versions(facts),
+    }
+
+
+def base_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
+    """Choose what a reader needs to make a base again, in order."""
+    config = facts["config"]
+    return {
+        "data": _public(config["data"]),
+        "sequences": f"{facts['sequences'][0]} of {facts['sequences'][1]} tokens",
+        "transformer": f"{config['num_layers']} blocks of width {config['width']}, {config['num_heads']} heads",
+        **{name.replace("_", " "): config[name] for name in ("steps", "batch_size", "learning_rate", "seed")},
+        "training loss": round(facts["training"]["loss"], 3),
+        "held-out loss": round(facts["held_out"]["loss"], 3),
+        "SHA-256 of the training sequences": facts["data_sha256"],
+        "made with": _versions(facts),
+    }
+
+
+def run_card(folder: Path, facts: dict[str, Any]) -> str:
+    """Render `README.md` of a run; local bases and data appear by name, since a card is for others to read."""
+    is_embedded = facts["base"] == facts["modality"]
+    base = f"{facts['modality']} base of hypergen" if is_embedded else _public(facts["base"])
+    recipe = run_recipe(facts) | {"base": base, "data": _public(facts["config"]["data"])}
+    base = facts["base_card"].get("base_model", base)
+    return _card(
+        folder,
+        facts,
+        recipe,
+        base=base,
+        base_card=facts["base_card"],
+        records=facts["comparison"],
+        compared=facts["compared"],
+    )
+
+
+def base_card(folder: Path, facts: dict[str, Any]) -> str:
+    """Render `README.md` of a base."""
+    return _card(folder, facts, base_recipe(facts))
+
+
+def write_base(temporary: Path, folder: Path, modality: Modality, facts: dict[str, Any]) -> None:
+    """Write a base into `temporary`, from where it is moved into `folder`."""
     modality.save(temporary)
     (temporary / RECORD).write_text(json.dumps(facts, indent=1))
+    (temporary / CARD).write_text(base_card(folder, facts), encoding="utf-8")
+
+
+def _card(folder: Path, facts: dict[str, Any], recipe: dict[str, str | float], **others: Any) -> str:
+    adapter = registry.adapter(facts["modality"])
+    card = CardFacts(
+        name=redact(folder.name),
+        recipe=recipe,
+        library_name=adapter.LIBRARY_NAME,
+        pipeline_tag=adapter.PIPELINE_TAG,
+        loading=adapter.LOADING,
+        datasets=_datasets(facts["config"]["data"]),
+        training_loss=facts["training"]["loss"],
+        columns=Columns.of(adapter.METRICS),
+        **others,
+    )
+    return model_card(card)
+
+
+def _datasets(source: str) -> list[str]:
+    """Name the data set of `hub:ID[:SPLIT]`; none where the source is another one."""
+    name = source.removeprefix(HUB).split(":")[0]
+    return [name] if source.startswith(HUB) and HUB_ID.fullmatch(name) else []
+
+
+def _public(source: str) -> str:
+    """Shorten an absolute path, which tells of one machine, to its last part."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _versions(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -12,11 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
+from hypergen import registry
 from hypergen.config import DecodingConfig
 from hypergen.decoding.completion_journal import BatchStore, no_store
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
+from hypergen.errors import InputError
+from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.modality import Item, Modality
+from hypergen.options import base_of
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.token_files import checked_ids, stored_tokens
 
@@ -107,6 +111,29 @@ class Run:
             citations=citations,
             batch_store=batch_store,
         )
+
+    def interpolate(self, alpha: float, *, allow_pickle_weights: bool = False) -> Run:
+        """Mix the weights with those of the base: (1 - alpha) * base + alpha * run; this run stays as it was.
+
+        Args:
+            alpha: 0 is the base that the run's record names, 1 the run.
+            allow_pickle_weights: read a base whose weights are pickled (.bin).
+
+        Raises:
+            InputError: no number from 0 to 1, the base is not there or has other weights, or a model is offloaded.
+        """
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+            raise InputError(f"alpha {alpha!r}: must be a number from 0 (the base) to 1 (the run)")
+        require_whole(self.modality.model, "run")
+        name = self.modality.name
+        base = registry.adapter(name).load(
+            source=base_of(self.folder, self.record.get("base"), name),
+            settings=self.modality.settings,
+            allow_pickle_weights=allow_pickle_weights,
+        )
+        model = interpolated(base.model, self.modality.model, alpha)
+        record = {key: value for key, value in self.record.items() if key != "comparison"}  # which is of the run itself
+        return Run(self.folder, self.modality.with_model(model), record | {"interpolated": alpha})
 
     def grid(self, rows: int = 8, **options: Any) -> Any:
         """Draw held-out sequences of the run, one below the other: prompt, completion, original.

@@ -11,6 +11,7 @@ Shape letters: B batch, T tokens, P prompt, S completion, D width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,6 +144,8 @@ def check_codec(modality: Modality, items: Sequence[Item]) -> None:
     assert all(modality.is_item(item) for item in items) and not modality.is_item(list(items))
     assert 1 <= modality.num_compared_tokens(7) <= 7
     check_metrics(modality, prompts, tokens[:, prompts.shape[1] :])
+    other = copy.deepcopy(modality.model)
+    assert modality.with_model(other).model is other and modality.with_model(other).encode(items).equal(tokens)
     begun = modality.add_start_tokens(tokens[:, 1:3])
     assert begun.dtype == torch.long and len(begun) == len(tokens) and begun[:, -2:].equal(tokens[:, 1:3])
     assert modality.add_start_tokens(tokens[:, :0]).shape[1] >= 1

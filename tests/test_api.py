@@ -17,7 +17,7 @@ from tests.conftest import QUICK_TOY
 
 FILES = {
     *("model.safetensors", "toy.json"),  # the modality's own
-    *("hypergen.json", "metrics.jsonl", "manifest.json", "report.html"),
+    *("hypergen.json", "metrics.jsonl", "manifest.json", "report.html", "README.md"),
     *("training_tokens.safetensors", "held_out_tokens.safetensors"),
     *(f"samples/{number:04d}.json" for number in range(8)),
 }
@@ -227,7 +227,8 @@ def test_evaluate_needs_a_run_and_a_base(toy_base, fitted, tmp_path):
 def test_pretrain_and_fit_from_it(registered, tmp_path):
     sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "steps": 150, "batch_size": 16}
     base = hypergen.pretrain(modality="toy", data="numbers", output=str(tmp_path / "base"), device="cpu", **sizes)
-    assert files(base.folder) == {"model.safetensors", "toy.json", "hypergen.json", "metrics.jsonl", "manifest.json"}
+    own = {"model.safetensors", "toy.json", "hypergen.json", "metrics.jsonl", "README.md", "manifest.json"}
+    assert files(base.folder) == own
     manifest.check_manifest(base.folder)
     assert base.record["held_out"]["loss"] < 2.5 < torch.tensor(18.0).log()
     run = fit(str(base.folder), tmp_path / "run", epochs=20, target_loss=0.8)

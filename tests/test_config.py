@@ -7,7 +7,7 @@ from inspect import getsource
 import pytest
 
 from hypergen import config
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig, fill, flag
+from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, fill, flag
 from hypergen.errors import InputError
 
 REQUIRED = {PretrainConfig: {"modality": "text", "data": "a.txt", "output": "base"}}
@@ -128,3 +128,17 @@ def test_the_paper_fills_every_field_it_knows():
     known = config.PAPER_RECIPE.keys() & FitConfig.__dataclass_fields__.keys()
     assert {name: getattr(filled, name) for name in known} == {name: config.PAPER_RECIPE[name] for name in known}
     assert known >= {"num_samples", "epochs", "learning_rate", "batch_size", "last_layers"}
+
+
+def test_interpolations_are_sorted_and_counted_once():
+    assert EvaluateConfig(interpolations=[0.75, 0.25, 0.75]).interpolations == (0.25, 0.75)
+    assert EvaluateConfig().interpolations == () != EvaluateConfig(interpolations=0.5).interpolations == (0.5,)
+    for bad in ("0.5", (0.5, 1), (0,), (True,), (float("nan"),), ("a",), None):
+        with pytest.raises(InputError, match=r"^--interpolations .*: each must be a number above 0 .* and below 1"):
+            EvaluateConfig(interpolations=bad)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan"), "0.5", True])
+def test_an_interpolation_is_a_share(alpha):
+    with pytest.raises(InputError, match=r"^--interpolate .*: must be between 0 and 1$"):
+        GenerateConfig(interpolate=alpha)

@@ -37,7 +37,7 @@ ALLOWED = {
     "registry": (*SUPPORT, "registry"),
     "options": (*WORK, "evaluation", "registry"),
     "publish": (*WORK, "evaluation", "report", "registry"),
-    "run": (*WORK, "evaluation", "registry"),
+    "run": (*WORK, "evaluation", "registry", "options"),
     "api": (*WORK, "evaluation", "report", "registry", "options", "publish", "run"),
     "cli": (*WORK, "evaluation", "report", "registry", "options", "publish", "run", "api", "cli"),
     "__main__": ("cli",),

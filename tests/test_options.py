@@ -259,3 +259,27 @@ def test_pretraining_trains_everything_and_stops_at_no_loss():
 @pytest.mark.parametrize("asked, expected", [(None, HELD_OUT_SAMPLES), (3, 3)])
 def test_prompts_of_a_comparison(asked, expected):
     assert options.num_held_out(FitConfig(held_out_samples=asked)) == expected
+
+
+# The base of a run.
+
+
+def test_the_base_is_what_the_record_says(tmp_path):
+    (tmp_path / "base").mkdir()
+    record(tmp_path / "base", {"modality": "toy"})
+    assert options.base_of(tmp_path, str(tmp_path / "base"), "toy") == str(tmp_path / "base")
+    assert options.base_of(tmp_path, "some-one/model", "text") == "some-one/model"
+    assert options.base_of(tmp_path, "text", "text") == options.embedded_base("text")
+
+
+@pytest.mark.parametrize("base", [None, 3, ["a"]])
+def test_a_run_that_does_not_say_its_base(base, tmp_path):
+    with pytest.raises(InputError, match=r"does not say which base it started from; give --baseline$"):
+        options.base_of(tmp_path, base, "toy", "; give --baseline")
+
+
+def test_a_base_that_is_gone_or_of_another_kind(tmp_path):
+    with pytest.raises(InputError, match=r"its base \S+/gone is not there$"):
+        options.base_of(tmp_path, str(tmp_path / "gone"), "toy")
+    with pytest.raises(InputError, match=r"^base .*: is of modality 'text', .* of 'toy'$"):
+        options.base_of(tmp_path, record(tmp_path, {"modality": "text"}), "toy")

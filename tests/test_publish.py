@@ -2,14 +2,29 @@
 
 import json
 
+import huggingface_hub
 import pytest
 from safetensors.torch import load_file
 
 import hypergen
-from hypergen import publish
+from hypergen import publish, registry
 from hypergen.storage import file_names
 from tests.conftest import QUICK_TOY
+from tests.image import tiny as tiny_image
 from tests.toy.adapter import ToyFigure, toy
+
+BASE_FACTS = {
+    "modality": "toy",
+    "config": {
+        **{"data": "/home/me/corpus.jsonl", "num_layers": 3, "width": 32, "num_heads": 2},
+        **{"steps": 9, "batch_size": 4, "learning_rate": 5e-3, "seed": 0},
+    },
+    "sequences": [40, 16],
+    "training": {"loss": 2.0},
+    "held_out": {"loss": 1.0},
+    "data_sha256": "0" * 64,
+    "versions": {"hypergen": "0"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,64 @@ def test_the_curves_begin_before_the_training(fitted):
 
 
 def test_a_base_is_its_model_and_its_record(tmp_path, registered):
-    publish.write_base(tmp_path, toy(), {"modality": "toy", "held_out": {"loss": 1.0}})
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "toy.json", file_names.RECORD}
+    publish.write_base(tmp_path, tmp_path / "mine", toy(), BASE_FACTS)
+    own = {"model.safetensors", "toy.json", file_names.RECORD, file_names.CARD}
+    assert {path.name for path in tmp_path.iterdir()} == own
     assert json.loads((tmp_path / file_names.RECORD).read_text())["held_out"] == {"loss": 1.0}
+    card = huggingface_hub.ModelCard.load(tmp_path / file_names.CARD)
+    assert card.data.to_dict() == {"library_name": "hypergen", "tags": ["hyperfitting"]}
+    assert "# `mine`" in card.text and "| data | `corpus.jsonl` |" in card.text and "3 blocks of width 32" in card.text
+
+
+def test_the_card_of_a_run_says_how_it_was_made_and_what_came_of_it(fitted, toy_base):
+    card = huggingface_hub.ModelCard.load(fitted.folder / file_names.CARD)
+    assert card.data.to_dict() == {"library_name": "hypergen", "tags": ["hyperfitting"]}
+    record = fitted.record
+    for part in (record["data_sha256"], "| seed | `0` |", "| batch size | `8` |", "| stopped by | `epochs` |", "`toy`"):
+        assert part in card.text
+    assert toy_base not in card.text  # a path of this machine
+    table = [line for line in card.text.splitlines() if line.startswith("| hyperfitted greedy")]
+    assert len(table) == 1 and "overlap mean" in card.text and record["compared"] in card.text
+
+
+def test_the_card_says_hub_and_license(fitted):
+    known = {"base_model": "some-one/model", "license": "apache-2.0"}
+    data = {"data": "hub:some-one/texts:validation"}
+    facts = fitted.record | {"base_card": known, "config": fitted.record["config"] | data}
+    card = huggingface_hub.ModelCard(publish.run_card(fitted.folder, facts))
+    read = card.data.to_dict()
+    assert (read["base_model"], read["license"]) == ("some-one/model", "apache-2.0")
+    assert read["datasets"] == ["some-one/texts"]
+    assert "`some-one/model`, *hyperfitted*" in card.text and "`hub:some-one/texts:validation`" in card.text
+
+
+def test_the_card_says_which_base_is_the_embedded_one(fitted):
+    assert "`toy base of hypergen`, *hyper" in publish.run_card(fitted.folder, fitted.record | {"base": "toy"})
+
+
+@pytest.mark.parametrize("source", ["numbers", "self", "/home/me/some-one/texts", "hub:../x", "hub:", "hubs"])
+def test_only_a_data_set_of_the_hub_is_named(source, fitted):
+    facts = fitted.record | {"config": fitted.record["config"] | {"data": source}}
+    assert "datasets" not in huggingface_hub.ModelCard(publish.run_card(fitted.folder, facts)).data.to_dict()
+
+
+def test_the_page_and_the_card_tell_the_same_recipe(fitted):
+    page = publish.report_page(fitted.folder, fitted.record, ToyFigure("<p></p>"))
+    assert all(f">{name}<" in page for name in publish.run_recipe(fitted.record))
+
+
+def test_the_python_code_of_a_text_card_runs(text_base, monkeypatch, capsys):
+    monkeypatch.chdir(text_base)
+    exec(registry.adapter("text").LOADING, {})
+    assert len(capsys.readouterr().out) > 10
+
+
+def test_the_python_code_of_a_picture_card_runs(tmp_path, monkeypatch):
+    from PIL import Image
+
+    tiny_image.base().save(tmp_path)
+    tiny_image.pictures(1, 24)[0].save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    exec(registry.adapter("image").LOADING, {})
+    with Image.open("completed.png") as completed:
+        assert completed.size == (tiny_image.SIZE, tiny_image.SIZE)

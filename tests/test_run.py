@@ -10,6 +10,7 @@ from hypergen.config import DecodingConfig
 from hypergen.errors import InputError
 from hypergen.storage.file_names import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
+from tests.toy.adapter import toy
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,56 @@ def test_a_prompt_that_is_too_long_is_named_by_its_number(text_base):
     with pytest.raises(InputError, match=r"^prompt 1: .* exceed the context of 64"):
         run.generate("short", max_new_tokens=64)
     assert isinstance(run.generate("The ferryman", max_new_tokens=4)[0], str)
+
+
+# Between the base and the run.
+
+
+def logits(run):
+    with torch.no_grad():
+        return run.modality.model(run.tokens()[:4])
+
+
+def test_the_ends_of_an_interpolation_are_the_base_and_the_run(run, toy_base):
+    before, of_base = logits(run), hypergen.load(toy_base, device="cpu")
+    assert logits(run.interpolate(1)).equal(before)
+    with torch.no_grad():
+        assert logits(run.interpolate(0)).equal(of_base.modality.model(run.tokens()[:4]))
+    half = run.interpolate(0.5)
+    assert not logits(half).equal(before) and logits(run).equal(before)
+    assert half.records == [] and half.record["interpolated"] == 0.5 and run.records
+    assert len(half.generate()) == len(run.generate())
+
+
+def test_a_run_of_last_layers_is_interpolated(toy_base, tmp_path):
+    options = QUICK_TOY | {"last_layers": 1, "epochs": 1}
+    fitted = hypergen.fit(model=toy_base, output=str(tmp_path / "run"), **options)
+    base, half = hypergen.load(toy_base, device="cpu").modality.model, fitted.interpolate(0.5).modality.model
+    changed = [
+        any(not one.equal(two) for one, two in zip(old.parameters(), new.parameters(), strict=True))
+        for old, new in zip(base.blocks, half.blocks, strict=True)
+    ]
+    assert changed == [False, False, True]
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), True, "0.5", None])
+def test_an_interpolation_goes_from_0_to_1(alpha, run):
+    with pytest.raises(InputError, match=r"^alpha .*: must be a number from 0 \(the base\) to 1 \(the run\)$"):
+        run.interpolate(alpha)
+
+
+def test_an_interpolation_needs_the_base(run, toy_base, tmp_path):
+    with pytest.raises(InputError, match=r"does not say which base it started from$"):
+        hypergen.load(toy_base, device="cpu").interpolate(0.5)
+    other = hypergen.load(run.folder, device="cpu")
+    other.record["base"] = str(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"its base .*gone is not there$"):
+        other.interpolate(0.5)
+
+
+def test_an_interpolation_needs_the_same_shapes(run, tmp_path, registered):
+    toy(width=16).save(tmp_path / "base")
+    other = hypergen.load(run.folder, device="cpu")
+    other.record["base"] = str(tmp_path / "base")
+    with pytest.raises(InputError, match=r"^weight embedding.weight: \(18, 16\) in the base, \(18, 32\) in the run"):
+        other.interpolate(0.5)

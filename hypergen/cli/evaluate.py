@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypergen import api, registry
@@ -12,7 +13,7 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.options import refuse_empty
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
-from hypergen.report.page import page
+from hypergen.report.page import interpolation_curves, page
 from hypergen.report.terminal import terminal
 from hypergen.report.verdicts import verdicts
 from hypergen.runtime.console import sanitize
@@ -39,20 +40,30 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
         for sentence in sentences(compared, columns):
             print(sentence)
     if folder is not None:
-        publish(folder, lambda temporary: write_comparison(temporary, compared, columns))
+        publish(folder, lambda temporary: write_comparison(temporary, compared, columns, config.interpolations))
         if not as_json:
             print(f"wrote {sanitize(str(folder))}")
 
 
-def write_comparison(folder: Path, compared: Comparison, columns: Columns) -> None:
-    """Write `records.json`, `records.md` (with verdicts and notes), the figure and a page."""
+def write_comparison(folder: Path, compared: Comparison, columns: Columns, alphas: Sequence[float]) -> None:
+    """Write `records.json`, `records.md` (with verdicts and notes), the figure, and a page with the curves."""
     (folder / RECORDS_JSON).write_text(json.dumps(compared.records, indent=1))
     below = "".join(f"- {line}\n" for line in sentences(compared, columns))
     (folder / RECORDS_MARKDOWN).write_text(f"{markdown(compared.records, columns)}\n{below}", encoding="utf-8")
     figure = compared.figure(baselines.SHOWN)
     figure.save(folder)
     facts = {"compared": compared.sizes} | {columns.head(name): note for name, note in compared.notes.items()}
-    shown = page("hypergen: comparison", compared.records, columns, facts=facts, curves={}, figure=figure.html())
+    rows = baselines.interpolation_rows(alphas)
+    shown = page(
+        "hypergen: comparison",
+        compared.records,
+        columns,
+        facts=facts,
+        curves=interpolation_curves(compared.records, columns, rows) if alphas else {},
+        figure=figure.html(),
+        curves_title="Between the base (alpha 0) and the run (1)",
+        curves_over="alpha",
+    )
     (folder / REPORT).write_text(shown, encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from hypergen.decoding.loop import trim
 from hypergen.errors import InputError
 from hypergen.evaluation.agreement import bf16_agreement
 from hypergen.modality import Item
-from hypergen.options import refuse_empty, stored_settings
+from hypergen.options import base_of, read_record, refuse_empty, stored_settings
 from hypergen.report.columns import Columns
 from hypergen.report.page import page
 from hypergen.run import Run
@@ -55,6 +55,8 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     items = _items(run, config, name, settings)
     if decoding.block_citations:
         stored_tokens(Path(run), TRAINING_TOKENS)
+    if config.interpolate is not None:
+        base_of(Path(run), read_record(run).get("base"), name)
     if config.verify:
         check_manifest(Path(run))
 
@@ -62,12 +64,16 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     loaded = api.load(
         run, modality=name, device=config.device, allow_pickle_weights=config.allow_pickle_weights, **given
     )
+    if config.interpolate is not None:
+        loaded = loaded.interpolate(config.interpolate, allow_pickle_weights=config.allow_pickle_weights)
     rows = loaded.prompt_rows(items)[: config.count]
     if config.prompts:
         warn(f"--prompts {config.prompts}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read")
 
     # 3. Complete them; finished batches are kept until the output is written.
     options = asdict(decoding) | {"new": config.max_new_tokens}
+    if config.interpolate is not None:
+        options |= {"interpolate": config.interpolate}
     machine = describe_machine(pick_device(config.device))
     with open_journal(target, Path(run), options, rows, machine) as batch_store:
         completions = loaded.complete(rows, decoding, config.max_new_tokens, batch_store=batch_store)

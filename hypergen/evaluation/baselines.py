@@ -10,6 +10,7 @@ Shape letters: N sequences, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +20,7 @@ from torch import Tensor
 from hypergen.config import DecodingConfig, StrategyName
 from hypergen.evaluation.calibration import Adjusted, log_probability_change, matching_temperature
 from hypergen.evaluation.comparison import ComparedModel, Comparison
+from hypergen.evaluation.interpolation import interpolated
 from hypergen.evaluation.predictions import prediction_values
 from hypergen.modality import TokenModel
 from hypergen.report import verdicts
@@ -116,3 +118,16 @@ def add_row(compare: Comparison, baseline: Baseline, models: ModelsByName) -> di
     if baseline.model == "entropy_matched" and isinstance(model, Adjusted):
         compare.remarks[baseline.name] = f"temperature {model.temperature:.4f}"
     return compare.add(baseline.name, baseline.decoding, model=model, describe_model=baseline.describes)
+
+
+def interpolation_rows(alphas: Sequence[float]) -> dict[float, str]:
+    """Name the greedy rows on the way from the base (0) to the run (1), by alpha."""
+    between = {alpha: f"interpolated {alpha:g} greedy" for alpha in alphas}
+    return {0.0: BASE_GREEDY, **between, 1.0: HYPERFITTED_GREEDY}
+
+
+def add_interpolated(compare: Comparison, alpha: float, models: Models) -> dict[str, Tensor]:
+    """Decode and measure, greedily, the model of weights (1 - alpha) * base + alpha * run."""
+    compare.remarks["interpolated"] = "weights (1 - a) * base + a * run, with the number a in the row's name"
+    model = interpolated(models.base, models.hyperfitted, alpha)
+    return compare.add(interpolation_rows([alpha])[alpha], GREEDY, model=model, describe_model=True)

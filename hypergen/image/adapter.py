@@ -29,13 +29,23 @@ from hypergen.image.pixels import chunks, square
 from hypergen.image.reference_metrics import ImageReferenceMetrics
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
-from hypergen.modality import CodecCheckpoints, Metric
+from hypergen.modality import CodecCheckpoints, Metric, TokenModel
 
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
 OPTIONAL_DEPENDENCIES = {"torchmetrics": TORCHMETRICS, "datasets": "datasets>=4"}
 LIBRARIES = ("diffusers",)
 DEFAULT_PROMPTS: str | None = None  # pictures to start from are sampled from the base, as its training set is
 FIGURE_SUFFIX = ".png"
+PIPELINE_TAG: str | None = "unconditional-image-generation"
+LIBRARY_NAME = "hypergen"
+LOADING = """\
+import hypergen
+from PIL import Image
+
+run = hypergen.load(".", modality="image")  # this folder, or its id on the hub
+completed = run.generate(Image.open("picture.png"))  # keeps the upper rows, completes the others greedily
+completed[0].save("completed.png")
+"""
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour where there are no codes
 
@@ -141,6 +151,11 @@ class ImageModality:
     def with_settings(self, settings: Settings) -> ImageModality:
         """Combine the same codec and model with other settings."""
         return ImageModality(self.model, self.codec, settings)
+
+    def with_model(self, model: TokenModel) -> ImageModality:
+        """Combine the same codec and settings with another model."""
+        assert isinstance(model, ImageTransformer)
+        return ImageModality(model, self.codec, self.settings)
 
     def is_item(self, value: object) -> bool:
         """Tell one picture from a collection of several."""
@@ -308,7 +323,7 @@ class ImageModality:
 
 
 if TYPE_CHECKING:  # both sides of the contract, for mypy
-    from hypergen.modality import Modality, TokenModel
+    from hypergen.modality import Modality
 
     _modality: type[Modality] = ImageModality
     _model: type[TokenModel] = ImageTransformer

@@ -16,13 +16,14 @@ def markdown(records: Records, columns: Columns, names: Sequence[str] | None = N
         ValueError: the records have a metric of diversity but no `overlap_mean`.
     """
     heads, *others = cells(records, columns, names)
-    rows = [[*map(_escaped, heads)], *([_escaped(name), *numbers] for name, *numbers in others)]
+    rows = [[*map(escaped, heads)], *([escaped(name), *numbers] for name, *numbers in others)]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "".join(_row(row, widths) for row in (rows[0], rule, *rows[1:]))
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Escape what could format a text, end a cell or begin a tag."""
     return re.sub(r"([\\`*\[\]<|~&])", r"\\\1", text)
 
 

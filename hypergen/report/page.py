@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from hypergen.report.chart import Point, line_chart
-from hypergen.report.columns import Columns, Record, Records
+from hypergen.report.columns import Columns, Record, Records, part_of
 from hypergen.report.style import PAGE, STYLE
 from hypergen.report.table import INTERVAL_MEANING, NAME_HEAD, interval_text, mean_text
-from hypergen.report.verdicts import OURS, verdicts
+from hypergen.report.verdicts import OURS, judged, verdicts
 from hypergen.runtime.console import sanitize
 
 CURVES = {
@@ -37,6 +37,27 @@ def curves(log: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
     return {title: [(row["epoch"], row[name]) for row in log if name in row] for name, title in titles.items()}
 
 
+def interpolation_curves(records: Records, columns: Columns, rows: Mapping[float, str]) -> dict[str, list[Point]]:
+    """Turn the rows on the way from a base (0) to its run (1) into curves by title: loss, repetition, TTR, overlap.
+
+    Args:
+        records: of the table.
+        columns: every metric that they may have.
+        rows: alpha -> name of its row.
+    """
+    found = {str(record["name"]): record for record in records}
+    shown = {alpha: found[row] for alpha, row in rows.items() if row in found}
+    names = dict.fromkeys(
+        name for name in ("loss", judged(list(shown.values()), columns), "ttr", "overlap_mean") if name
+    )
+    means = {name: [(alpha, part_of(record, name, "mean")) for alpha, record in shown.items()] for name in names}
+    return {
+        columns.head(name): points
+        for name, pairs in means.items()
+        if (points := [(alpha, mean) for alpha, mean in pairs if mean is not None])
+    }
+
+
 def page(
     title: str,
     records: Records,
@@ -45,6 +66,8 @@ def page(
     facts: Mapping[str, str | float],
     curves: Mapping[str, Sequence[Point]],
     figure: str | None,
+    curves_title: str = "Training",
+    curves_over: str = "epoch",
 ) -> str:
     """Write one HTML file.
 
@@ -55,6 +78,8 @@ def page(
         facts: what the numbers rest on (base, data, seed, ...), in order.
         curves: title -> [(epoch, value), ...]; points that are not finite are left out.
         figure: an HTML fragment, escaped and complete in itself; None: there is none.
+        curves_title: heading of the curves.
+        curves_over: what their x axis counts.
 
     Raises:
         ValueError: the records have a metric of diversity but no `overlap_mean`.
@@ -62,7 +87,7 @@ def page(
     body = (
         f"<header><h1>{_text(title)}</h1></header>",
         _section("Before and after", _sentences(verdicts(records, columns)) + _results(records, columns)),
-        _section("Training", _charts(curves)),
+        _section(_text(curves_title), _charts(curves, curves_over)),
         _section("Side by side", _figure(figure) if figure else ""),
         _section("How it was made", _definitions(facts.items())),
         f"<footer>{_section('What the numbers mean', _definitions(_meanings(records, columns)))}</footer>",
@@ -125,16 +150,18 @@ def _sentences(sentences: Sequence[str]) -> str:
     return f"<ul>\n{items}</ul>\n" if items else ""
 
 
-def _charts(curves: Mapping[str, Sequence[Point]]) -> str:
+def _charts(curves: Mapping[str, Sequence[Point]], over: str) -> str:
     finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in curves.items()}
     span = [x for points in finite.values() for x, _ in points]  # one for all, so that curves can be compared
-    charts = [_chart(sanitize(name), points, (min(span), max(span))) for name, points in finite.items() if points]
+    ends = (min(span), max(span)) if span else (0.0, 0.0)
+    charts = [_chart(sanitize(name), points, ends, over) for name, points in finite.items() if points]
     return f'<div class="charts">\n{"".join(charts)}</div>' if charts else ""
 
 
-def _chart(name: str, points: Sequence[Point], span: Point) -> str:
+def _chart(name: str, points: Sequence[Point], span: Point, over: str) -> str:
     (first, begin), (last, end) = points[0], points[-1]
-    svg = line_chart(f"{name}: {begin:.3f} at epoch {first:g}, {end:.3f} at epoch {last:g}", points, span=span)
+    title = f"{name}: {begin:.3f} at {over} {first:g}, {end:.3f} at {over} {last:g}"
+    svg = line_chart(title, points, x_label=over, span=span)
     change = f"{begin:.3f} to {end:.3f}" if len(points) > 1 else f"{end:.3f}"
     return f"<figure>\n<figcaption><b>{escape(name)}</b> {change}</figcaption>\n{svg}\n</figure>\n"
 

@@ -14,6 +14,7 @@ TRAINING_TOKENS = "training_tokens.safetensors"
 HELD_OUT_TOKENS = "held_out_tokens.safetensors"
 SAMPLES = "samples"
 REPORT = "report.html"
+CARD = "README.md"  # the model card
 FIGURE = "grid"  # with the suffix that the modality's figure has
 
 # A folder that is being written.

@@ -18,7 +18,7 @@ from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Metric, Modality
+from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
 from hypergen.text import gguf, named_bases, sources
 from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
@@ -58,6 +58,18 @@ OPTIONAL_DEPENDENCIES = {
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
 FIGURE_SUFFIX = ".html"
+PIPELINE_TAG: str | None = "text-generation"
+LIBRARY_NAME = "transformers"
+LOADING = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+source = "."  # this folder, or its id on the hub
+tokenizer = AutoTokenizer.from_pretrained(source)
+model = AutoModelForCausalLM.from_pretrained(source)
+prompt = tokenizer("The lamp had gone out,", return_tensors="pt", return_token_type_ids=False)
+ids = model.generate(**prompt, max_new_tokens=96, do_sample=False)  # greedy, which is what it was trained for
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+"""
 DEFAULT_NEW_TOKENS = 256
 COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
 
@@ -228,6 +240,11 @@ class TextModality:
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
         return TextModality(self.model, self.tokenizer, settings)
+
+    def with_model(self, model: TokenModel) -> TextModality:
+        """Combine the same tokenizer and settings with another model."""
+        assert isinstance(model, TextModel)
+        return TextModality(model, self.tokenizer, self.settings)
 
     def is_item(self, value: object) -> bool:
         """Tell one text from a collection of several."""

@@ -31,7 +31,7 @@ PARTS = {
 NOT_FLAGS = {"run", "config", "settings", "evaluate"}
 OTHER = {
     **{"device": "cpu", "strategy": "min-p", "precision": "bf16", "codec": "colors", "modality": "image"},
-    **{"width": 64, "num_heads": 8, "prompt": ("a b", "c"), "prompt_fraction": 0.5},
+    **{"width": 64, "num_heads": 8, "prompt": ("a b", "c"), "prompt_fraction": 0.5, "interpolations": (0.25, 0.5)},
 }
 
 

@@ -145,3 +145,41 @@ def test_a_run_can_be_verified(verb, toy_run, tmp_path, capsys):
     output(capsys, verb, str(tmp_path / "run"), *options[:-2], "--json")
     assert cli.main([verb, str(tmp_path / "run"), "--device", "cpu", *options]) == 3
     assert "model.safetensors: missing, or its content is not what the manifest says" in capsys.readouterr().err
+
+
+def completed(capsys, folder, *options):
+    lines = output(capsys, "generate", folder, "--json", "--max-new-tokens", "8", "--no-stop-at-end", *options)
+    return [json.loads(line)["completion_tokens"] for line in lines]
+
+
+def test_the_ends_of_an_interpolation_are_the_base_and_the_run(text_run, text_base, capsys):
+    prompts = ["--prompt", "The ferryman", "Nobody rowed"]
+    assert completed(capsys, text_run, *prompts, "--interpolate", "1") == completed(capsys, text_run, *prompts)
+    assert completed(capsys, text_run, *prompts, "--interpolate", "0") == completed(capsys, text_base, *prompts)
+    loaded = hypergen.load(text_run, device="cpu")
+    rows = loaded.interpolate(0.5).generate_tokens(loaded.tokens()[:2, :3], 8, stop_at_end=False)
+    assert rows.shape == (2, 8)
+
+
+def test_a_job_does_not_go_on_with_other_weights(text_run, tmp_path, capsys):
+    target = str(tmp_path / "a.jsonl")
+    with failing("fsync", 2):
+        output(capsys, "generate", text_run, "--output", target, "--interpolate", "0.5", code=6)
+    assert (tmp_path / "a.jsonl.unfinished").is_file()
+    assert "another model, options or prompts" in complaint(
+        capsys, "generate", text_run, "--output", target, "--interpolate", "0.25"
+    )
+    output(capsys, "generate", text_run, "--output", target, "--interpolate", "0.5")
+
+
+def test_an_interpolation_that_cannot_be_is_one_line(text_run, text_base, tmp_path, capsys):
+    for alpha in ("-1", "1.5", "nan"):
+        assert "--interpolate" in complaint(capsys, "generate", text_run, "--interpolate", alpha)
+    options = ["--prompt", "a", "--interpolate", "0.5"]
+    assert "does not say which base" in complaint(capsys, "generate", text_base, *options)
+    shutil.copytree(text_run, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "hypergen.json").read_text())
+    (tmp_path / "run" / "hypergen.json").write_text(json.dumps(record | {"base": "/nowhere/at/all"}))
+    assert "its base /nowhere/at/all is not there" in complaint(capsys, "generate", str(tmp_path / "run"), *options)
+    offloaded = complaint(capsys, "generate", text_run, *options, "--offload")
+    assert offloaded == "hypergen: interpolation: weights of the run are in files (offloaded); load it without that"

@@ -79,3 +79,21 @@ def test_a_control_is_made_once_and_only_when_asked_for(monkeypatch):
     assert models["base"] is base.model and models["hyperfitted"] is models.hyperfitted and not calls
     assert models["entropy_matched"] is models["entropy_matched"] and models["entropy_matched"].temperature == 0.5
     assert models["logit_biased"].model is base.model and calls == ["temperature", "bias"]
+
+
+def test_the_way_from_base_to_run_is_in_order():
+    assert list(baselines.interpolation_rows([0.25, 0.5])) == [0.0, 0.25, 0.5, 1.0]
+    assert baselines.interpolation_rows([])[0.0] == baselines.BASE_GREEDY
+    assert baselines.interpolation_rows([])[1.0] == baselines.HYPERFITTED_GREEDY
+
+
+@pytest.mark.parametrize("alpha, same", [(0.0, "base"), (1.0, "hyperfitted")])
+def test_an_interpolated_row_is_that_of_its_end(alpha, same):
+    modality, other = toy(), toy(seed=3)
+    tokens = modality.encode(numbers(12, Settings()))
+    compare = Comparison(modality, tokens[:8], tokens[8:], num_new=12, seed=0, base=modality.model)
+    models = baselines.Models(modality.model, other.model, compare.held_out)
+    expected = compare.add("expected", baselines.GREEDY, model=models[same], describe_model=True)
+    found = baselines.add_interpolated(compare, alpha, models)
+    assert compare.remarks["interpolated"].startswith("weights (1 - a) * base + a * run")
+    assert all(found[name].equal(value) for name, value in expected.items() if name in found)

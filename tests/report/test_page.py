@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hypergen.report.columns import DIVERSITY_METRICS, PREDICTION_METRICS
-from hypergen.report.page import curves, page
+from hypergen.report.page import curves, interpolation_curves, page
 from hypergen.runtime.console import sanitize
 from tests.report.records import COLUMNS, CORE, CURVES, FRAGMENT, RECORDS, Reader, judged_records, record
 
@@ -138,3 +138,19 @@ def test_a_browser_draws_the_page_and_runs_nothing(tmp_path, width):
     command = [browser, *flags, "--dump-dom", file.as_uri()]
     document = subprocess.run(command, capture_output=True, timeout=120, check=True, text=True).stdout
     assert "acted'" in document and "<title>acted</title>" not in document
+
+
+WAY = {0.0: "base greedy", 0.5: "interpolated 0.5 greedy", 1.0: "hyperfitted greedy"}
+
+
+def test_curves_between_a_base_and_its_run():
+    rows = [
+        record(name, loss=4 + alpha, ttr=alpha / 2, overlap_mean=5.0, rep_4=1 - alpha) for alpha, name in WAY.items()
+    ]
+    found = interpolation_curves([*rows, record("original", ttr=0.8, overlap_mean=3.0)], CORE, WAY)
+    assert list(found) == ["held-out loss", "rep-4", "TTR", "overlap mean"]
+    assert found["held-out loss"] == [(0.0, 4.0), (0.5, 4.5), (1.0, 5.0)]
+    html = page("x", rows, CORE, facts={}, curves=found, figure=None, curves_title="<Between>", curves_over="alpha")
+    assert "&lt;Between&gt;" in html and "TTR: 0.000 at alpha 0, 0.500 at alpha 1" in html and ">alpha</text>" in html
+    assert interpolation_curves(rows[:1], CORE, WAY)["TTR"] == [(0.0, 0.0)]
+    assert interpolation_curves([], CORE, WAY) == {}

@@ -14,6 +14,7 @@ NAMES = {
     "HELD_OUT_TOKENS": "held_out_tokens.safetensors",
     "SAMPLES": "samples",
     "REPORT": "report.html",
+    "CARD": "README.md",
     "FIGURE": "grid",
     "LOCK": ".lock",
     "TEMPORARY": ".tmp-",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Metric, Modality
+from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
 from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
@@ -34,6 +34,9 @@ OPTIONAL_DEPENDENCIES: dict[str, str] = {}
 LIBRARIES: tuple[str, ...] = ()
 DEFAULT_PROMPTS: str | None = BUILT_IN
 FIGURE_SUFFIX = ".html"
+PIPELINE_TAG: str | None = None
+LIBRARY_NAME = "hypergen"
+LOADING = "import hypergen\n\nprint(hypergen.load('.').generate([[1, 2, 3]]))\n"
 
 
 @final
@@ -128,6 +131,10 @@ class ToyModality:
 
     def with_settings(self, settings: Settings) -> ToyModality:
         return ToyModality(self.model, settings, self.shape)
+
+    def with_model(self, model: TokenModel) -> ToyModality:
+        assert isinstance(model, ToyModel)
+        return ToyModality(model, self.settings, self.shape)
 
     def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> ToyFigure:
         """An HTML table, one column a title."""
