@@ -17,6 +17,7 @@ from hypergen.decoding.completion_journal import BatchStore, no_store
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.modality import Item, Modality
+from hypergen.runtime.progress import track
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.token_files import checked_ids, stored_tokens
 
@@ -71,7 +72,12 @@ class Run:
             return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
         if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
             return [self.modality.encode_prompt(prompts)]
-        return [self.modality.encode_prompt(item, number) for number, item in enumerate(prompts, 1)]
+        rows = []
+        with track("encode prompts", len(prompts), transient=True) as advance:
+            for number, item in enumerate(prompts, 1):
+                rows.append(self.modality.encode_prompt(item, number))
+                advance()
+        return rows
 
     def complete(
         self,

@@ -105,3 +105,10 @@ def test_a_prompt_that_is_too_long_is_named_by_its_number(text_base):
     with pytest.raises(InputError, match=r"^prompt 1: .* exceed the context of 64"):
         run.generate("short", max_new_tokens=64)
     assert isinstance(run.generate("The ferryman", max_new_tokens=4)[0], str)
+
+
+def test_encoding_prompts_shows_progress(run, phases):
+    run.prompt_rows([[1, 2, 3], [4, 4]])
+    assert phases() == {"encode prompts": "2/2"}
+    run.prompt_rows([1, 2, 3])
+    assert phases() == {}

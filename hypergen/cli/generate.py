@@ -53,7 +53,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     if decoding.block_citations:
         stored_tokens(Path(run), TRAINING_TOKENS)
     if config.verify:
-        check_manifest(Path(run))
+        check_manifest(Path(run), label="verify (MB)")
 
     # 2. Load, and encode the prompts.
     loaded = api.load(
@@ -73,7 +73,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     # 4. Say how far bf16 agrees with fp32.
     if decoding.precision == "bf16":
         whole = [torch.cat([row, ids]) for row, ids in zip(rows, kept, strict=True)]
-        share, places = bf16_agreement(loaded.modality.model, whole)
+        share, places = bf16_agreement(loaded.modality.model, whole, label="compare with fp32")
         warn(f"--precision bf16: fp32 finds the same token most likely at {share:.1%} of these {places:,} places")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hypergen.errors import InputError
+from hypergen.runtime.progress import track
 from hypergen.text.tokenizer import tokenize
 
 CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is drawn
@@ -36,8 +37,10 @@ def packed_stream(
     """
     separator = [] if end_token is None else [end_token]
     pieces = [np.asarray(separator, dtype=np.int64)]
-    for ids in tokenize(tokenizer, documents, special=False):
-        pieces.append(np.asarray(ids + separator, dtype=np.int64))
+    with track("tokenize", len(documents), transient=True) as advance:
+        for ids in tokenize(tokenizer, documents, special=False):
+            pieces.append(np.asarray(ids + separator, dtype=np.int64))
+            advance(tokens=len(ids))
     stream = torch.from_numpy(np.concatenate(pieces))
     if len(stream) < length:
         raise InputError(
@@ -63,10 +66,12 @@ def drawn_windows(
     """
     generator = torch.Generator().manual_seed(seed)
     windows: list[Tensor] = []
-    for found in _windows(tokenizer, _shuffled(documents, generator), length):
-        windows.extend(found)
-        if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
-            break
+    with track("tokenize", CANDIDATES_PER_SEQUENCE * count, transient=True) as advance:  # less where texts are few
+        for found in _windows(tokenizer, _shuffled(documents, generator), length):
+            windows.extend(found)
+            advance(len(found), tokens=found.numel())
+            if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
+                break
     if len(windows) < count:
         raise InputError(
             f"--num-samples {count}: only {len(windows)} sequences of {length} tokens "
@@ -91,10 +96,12 @@ def beginnings_first(
         InputError: no document is long enough.
     """
     long_enough: list[Tensor] = []
-    for windows in _windows(tokenizer, _shuffled(documents, torch.Generator().manual_seed(seed)), length):
-        long_enough.extend([windows] if len(windows) else [])
-        if len(long_enough) == count:
-            break
+    with track("tokenize held-out texts", count, transient=True) as advance:
+        for windows in _windows(tokenizer, _shuffled(documents, torch.Generator().manual_seed(seed)), length):
+            long_enough.extend([windows] if len(windows) else [])
+            advance(min(1, len(windows)), tokens=windows.numel())
+            if len(long_enough) == count:
+                break
     if not long_enough:
         raise InputError(f"--sequence-length {length}: none of {len(documents)} held-out texts has so many tokens")
     places = range(max(map(len, long_enough)))

@@ -121,7 +121,7 @@ def _read(checkpoint: Path) -> tuple[State, dict[str, Any]]:
     Raises:
         CheckpointError: it is damaged, or not what its name says.
     """
-    if not {STATE_TENSORS, STATE_NUMBERS} <= check_manifest(checkpoint):
+    if not {STATE_TENSORS, STATE_NUMBERS} <= check_manifest(checkpoint, label="check the checkpoint (MB)"):
         raise CheckpointError(f"{checkpoint}: its manifest does not list {STATE_TENSORS} and {STATE_NUMBERS}")
     try:
         numbers = json.loads((checkpoint / STATE_NUMBERS).read_text())

@@ -71,11 +71,11 @@ def hyperfit(
     state.micro_batch_size = state.micro_batch_size or plan.micro_batch_size or 0
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
-    state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state))
+    state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state, label))
     plan = replace(plan, precision=state.precision)
     if plan.precision == "fp32":
         model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
-    features = BatchFeatures(model, tokens, plan)
+    features = BatchFeatures(model, tokens, plan, label)
     optimizers = new_optimizers(model, parameters, plan)
     state = restore(parameters, optimizers, state)
     update_check = UpdateCheck(list(parameters.values()))
@@ -152,12 +152,13 @@ def hyperfit(
 class BatchFeatures:
     """Compute the last hidden states of sequences by row number, from cached activations where blocks are frozen."""
 
-    def __init__(self, model: TruncatableModel, tokens: Tensor, plan: Plan):
-        """Build the cache for tokens (N, T), where there is something to cache."""
+    def __init__(self, model: TruncatableModel, tokens: Tensor, plan: Plan, label: str = ""):
+        """Build the cache for tokens (N, T), where there is something to cache; an empty label shows no progress."""
         self.model, self.inputs, self.targets = model, tokens[:, :-1], tokens[:, 1:]
         self.last_layers, self.precision = plan.last_layers, plan.precision
         with torch.no_grad(), autocast(plan.precision, tokens.device):
-            self.cache = ActivationCache.build(model, self.inputs, plan.last_layers, plan.batch_size)
+            label = label and f"{label}: activation cache"
+            self.cache = ActivationCache.build(model, self.inputs, plan.last_layers, plan.batch_size, label=label)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Compute: rows (B,) -> (B, T - 1, D), of the sequences without their last token."""
@@ -213,7 +214,7 @@ def _epoch_mean(state: State, count: int, batch_size: int) -> float:
     return state.epoch_loss / min(steps * batch_size, count) if steps else math.nan
 
 
-def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State) -> Precision:
+def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State, label: str) -> Precision:
     """Take the precision of the plan or of the state that goes on; find it by trial where both leave it open."""
     fixed = state.precision if plan.precision == "auto" else plan.precision
     if fixed != "auto":
@@ -227,7 +228,7 @@ def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, stat
         backward(model, hidden, tokens[: plan.batch_size, 1:], precision)
         model.zero_grad()
 
-    return choose_precision(step, tokens.device, plan.steps)
+    return choose_precision(step, tokens.device, plan.steps, label=label and f"{label}: trial of precisions")
 
 
 def _check_tokens(tokens: Tensor, context_length: int) -> None:
