@@ -42,6 +42,7 @@ def report_page(folder: Path, facts: dict[str, Any], figure: Figure) -> str:
         "learning rate": config["learning_rate"],
         "epochs": training["epochs"],
         "training loss": round(training["loss"], 3),
+        "training token accuracy": round(training["accuracy"], 3),
         "stopped by": training["stopped_by"],
         "seconds": round(training["seconds"], 1),
         "seed": config["seed"],

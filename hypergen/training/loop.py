@@ -29,10 +29,10 @@ from hypergen.runtime.progress import track
 from hypergen.training.activation_cache import ActivationCache
 from hypergen.training.activation_checkpointing import checkpointed
 from hypergen.training.batch_order import batch_rows, steps_per_epoch
-from hypergen.training.loss import backward
+from hypergen.training.loss import BatchLoss, backward
 from hypergen.training.optimizers import new_optimizers, set_learning_rate
 from hypergen.training.parameters import mark_trained
-from hypergen.training.plan import FitResult, Plan, StoppedBy, TrainingHooks
+from hypergen.training.plan import EpochMetrics, FitResult, Plan, StoppedBy, TrainingHooks
 from hypergen.training.precision import autocast, choose_precision
 from hypergen.training.state import State, restore, snapshot
 from hypergen.training.update_check import UpdateCheck
@@ -89,18 +89,18 @@ def hyperfit(
         checkpointed([*model.blocks], plan.recompute),
         track(label, plan.steps, done=state.step) as advance,
     ):
-        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, count, hooks.stop_rule))
+        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, tokens.shape, hooks.stop_rule))
         while stopped_by is None:
-            # 1. Select the rows of the batch; the first batch of an epoch starts a new mean.
+            # 1. Select the rows of the batch; the first batch of an epoch starts new sums.
             if state.step % per_epoch == 0:
-                state.epoch_loss = 0.0
+                state.epoch_loss, state.epoch_correct = 0.0, 0
             rows = batch_rows(plan.seed, state.step, count, plan.batch_size).to(tokens.device)
 
             # 2. Forward and backward, on this process's share of the batch, in parts that fit into memory.
-            own_loss = _accumulate_gradients(model, features, processes.shard(rows), len(rows), state)
+            own = _accumulate_gradients(model, features, processes.shard(rows), len(rows), state)
 
             # 3. All-reduce: every process gets the gradient and the loss of the whole batch.
-            step_loss = processes.all_reduce_gradients(parameters.values(), own_loss)
+            step_loss, num_correct = processes.all_reduce_gradients(parameters.values(), own)
 
             # 4. Clip, and check that all is finite: from here on the weights change.
             norm = nn.utils.clip_grad_norm_(parameters.values(), max_norm)
@@ -116,17 +116,18 @@ def hyperfit(
             # 6. Count, and log the epoch where it ends.
             state.step += 1
             state.epoch_loss += step_loss * len(rows)
+            state.epoch_correct += int(num_correct)
             num_predicted = len(rows) * (tokens.shape[1] - 1)
-            advance(tokens=num_predicted, loss=step_loss)
+            advance(tokens=num_predicted, loss=step_loss, accuracy=num_correct / num_predicted)
             num_trained += num_predicted
             if state.step % per_epoch == 0:
                 paused = time.perf_counter()
-                hooks.on_epoch(state.step // per_epoch, _epoch_mean(state, count, plan.batch_size))
+                hooks.on_epoch(state.step // per_epoch, _epoch_metrics(state, tokens.shape, plan.batch_size))
                 started += time.perf_counter() - paused  # measuring is not training
 
             # 7. Stop where a signal, the plan or a rule says so, and save a checkpoint then and whenever one is due.
             signal, stopped_by = processes.sync_stop(
-                hooks.stop_signal(), _stopped_by(state, plan, count, hooks.stop_rule)
+                hooks.stop_signal(), _stopped_by(state, plan, tokens.shape, hooks.stop_rule)
             )
             is_due = time.perf_counter() - saved >= plan.checkpoint_seconds
             if signal or stopped_by or is_due or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
@@ -137,7 +138,7 @@ def hyperfit(
     model.eval()
     seconds = time.perf_counter() - started
     return FitResult(
-        loss=_epoch_mean(state, count, plan.batch_size),
+        **_epoch_metrics(state, tokens.shape, plan.batch_size)._asdict(),
         epochs=state.step // per_epoch,
         steps=state.step,
         stopped_by=stopped_by,
@@ -170,18 +171,19 @@ class BatchFeatures:
 
 def _accumulate_gradients(
     model: TruncatableModel, features: BatchFeatures, rows: Tensor, batch_size: int, state: State
-) -> float:
+) -> BatchLoss:
     """Backpropagate the share of these rows in a batch's mean loss; out of memory, start again in smaller parts.
 
     The gradient is that of the whole up to rounding, so the recipe stays the same.
     """
     while len(rows):
-        loss = 0.0
+        loss, num_correct = 0.0, 0
         try:
             for part in rows.split(state.micro_batch_size or len(rows)):
                 share = len(part) / batch_size
-                loss += backward(model, features(part), features.targets[part], features.precision, share=share)
-            return loss
+                found = backward(model, features(part), features.targets[part], features.precision, share=share)
+                loss, num_correct = loss + found.loss, num_correct + found.num_correct
+            return BatchLoss(loss, num_correct)
         except torch.OutOfMemoryError as error:
             if (state.micro_batch_size or len(rows)) == 1:
                 raise HypergenError("out of memory with one sequence at a time; shorten the sequences") from error
@@ -189,7 +191,7 @@ def _accumulate_gradients(
         state.micro_batch_size = -(-min(state.micro_batch_size or len(rows), len(rows)) // 2)
         warn(f"out of memory: going on with {state.micro_batch_size} sequences at a time")
         _empty_memory_cache()
-    return 0.0
+    return BatchLoss(0.0, 0)
 
 
 def _empty_memory_cache() -> None:
@@ -197,21 +199,30 @@ def _empty_memory_cache() -> None:
         torch.accelerator.empty_cache()
 
 
-def _stopped_by(state: State, plan: Plan, count: int, stop_rule: Callable[[int], StoppedBy | None]) -> StoppedBy | None:
-    """Find the reason to stop at this step; None while the training goes on."""
-    epochs, steps_of_next = divmod(state.step, steps_per_epoch(count, plan.batch_size))
+def _stopped_by(
+    state: State, plan: Plan, shape: torch.Size, stop_rule: Callable[[int], StoppedBy | None]
+) -> StoppedBy | None:
+    """Find the reason to stop at this step, on tokens of this shape (N, T); None while the training goes on."""
+    epochs, steps_of_next = divmod(state.step, steps_per_epoch(shape[0], plan.batch_size))
     if epochs and not steps_of_next:
-        if _epoch_mean(state, count, plan.batch_size) <= plan.target_loss:
+        metrics = _epoch_metrics(state, shape, plan.batch_size)
+        if metrics.loss <= plan.target_loss:
             return "target_loss"
+        if plan.target_accuracy is not None and metrics.accuracy >= plan.target_accuracy:
+            return "target_accuracy"
         if (rule := stop_rule(epochs)) is not None:
             return rule
     return "epochs" if state.step >= plan.steps else None
 
 
-def _epoch_mean(state: State, count: int, batch_size: int) -> float:
-    """Compute the mean loss over the sequences of the last epoch seen so far; nan before the first step."""
+def _epoch_metrics(state: State, shape: torch.Size, batch_size: int) -> EpochMetrics:
+    """Average over the sequences of the last epoch seen so far, of tokens (N, T); nan before the first step."""
+    count, length = shape
     steps = state.step and (state.step - 1) % steps_per_epoch(count, batch_size) + 1
-    return state.epoch_loss / min(steps * batch_size, count) if steps else math.nan
+    if not steps:
+        return EpochMetrics(math.nan, math.nan)
+    num_seen = min(steps * batch_size, count)
+    return EpochMetrics(state.epoch_loss / num_seen, state.epoch_correct / (num_seen * (length - 1)))
 
 
 def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State, label: str) -> Precision:
