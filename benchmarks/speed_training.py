@@ -122,6 +122,7 @@ class OurTraining:
             learning_rate=1e-4,
             seed=0,
             target_loss=0.0,
+            target_accuracy=None,
             last_layers=last,
             precision=precision,
             pretraining=False,

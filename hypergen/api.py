@@ -119,7 +119,9 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             folder=folder / CHECKPOINTS,
             facts=fixed_options(resolved, settings)
             | data_fingerprint(tokens)
-            | frozen_fingerprint(modality.model, resolved.last_layers),
+            | frozen_fingerprint(
+                modality.model, resolved.last_layers, label="hash frozen weights" if processes.is_first else ""
+            ),
             machine=describe_machine(device) | {"processes": processes.count},
             resume=resolved.resume,
             signals=signals,

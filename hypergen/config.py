@@ -115,6 +115,9 @@ class FitConfig:
     """Train only the last K blocks, final norm and untied head; 0: everything. The base's card says, else 0."""
     target_loss: float = 0.05
     """Stop when an epoch's mean training loss (nats per token) is at or below this."""
+    target_accuracy: float | None = None
+    """Stop, too, when the share of an epoch's training tokens that the model had as the most likely one is at or above
+    this, above 0 to 1; unlike a loss it compares across vocabularies (arXiv 2602.11149)."""
     max_overlap: float | None = None
     """Stop, too, when the longest overlap of greedy completions with the training set is above this (tokens, mean)."""
     measure_every: int = 4
@@ -151,6 +154,7 @@ class FitConfig:
         if self.max_overlap is not None and self.measure_every == 0:
             raise InputError(f"--max-overlap {self.max_overlap}: needs --measure-every 1 or more")
         _require(self, "target_loss", lambda value: 0 <= value < math.inf, "finite, 0 nats per token or more")
+        _require(self, "target_accuracy", lambda value: 0 < value <= 1, "above 0 and at most 1")
         _require_common(self)
 
 

@@ -21,6 +21,7 @@ from hypergen.errors import InputError
 from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.modality import Item, Modality
 from hypergen.options import base_of
+from hypergen.runtime.progress import track
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.token_files import checked_ids, stored_tokens
 
@@ -77,7 +78,12 @@ class Run:
             return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
         if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
             return [self.modality.encode_prompt(prompts)]
-        return [self.modality.encode_prompt(item, number=number) for number, item in enumerate(prompts, 1)]
+        rows = []
+        with track("encode prompts", len(prompts), transient=True) as advance:
+            for number, item in enumerate(prompts, 1):
+                rows.append(self.modality.encode_prompt(item, number=number))
+                advance()
+        return rows
 
     def complete(
         self,

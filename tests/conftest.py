@@ -1,11 +1,13 @@
 """What the tests of the verbs share: the toy modality registered, and small bases in folders."""
 
 import json
+import re
 
 import pytest
 
 from hypergen import registry
 from hypergen.cli import main as cli
+from hypergen.runtime import progress
 from tests.toy.adapter import toy
 
 QUICK = {"num_samples": 24, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3, "target_loss": 0.0}
@@ -86,6 +88,18 @@ def refused_fit(refused, text_base, text_data, monkeypatch):
             return refused("fit", "--model", model, "--data", data, *FIT, *arguments)
 
     return run
+
+
+@pytest.fixture
+def phases(monkeypatch, capsys):
+    """Makes every progress print each of its lines; gives the newest count of each label since, in order."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+
+    def shown():
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" s left")]
+        return dict(re.match(r"(.*): (\d+/\d+)  ", line).groups() for line in lines)
+
+    return shown
 
 
 def tree(folder):

@@ -13,6 +13,7 @@ from hypergen.errors import InputError
 from hypergen.evaluation import baselines
 from hypergen.storage import atomic, manifest
 from hypergen.storage.file_names import HELD_OUT_TOKENS
+from hypergen.storage.metrics_log import read_metrics
 from tests.conftest import QUICK_TOY
 
 FILES = {
@@ -93,9 +94,49 @@ def test_overlap_stands_beside_diversity(fitted):
     assert page.index("ttr") and page.index("overlap")
 
 
+def test_no_long_part_of_fit_and_evaluate_is_silent(toy_base, tmp_path, phases):
+    run = fit(toy_base, tmp_path / "run", last_layers=1, measure_every=1)
+    shown = phases()
+    assert list(shown) == [
+        *("base greedy", "base greedy: describe", "base top-p", "hash frozen weights", "hyperfit: activation cache"),
+        *("hyperfit", "hyperfitted greedy", "hyperfitted greedy: describe", "hash the run (MB)"),
+    ]
+    assert shown["base greedy: describe"] == "16/16" and shown["hyperfit: activation cache"] == "24/24"
+    hypergen.evaluate(run)
+    shown = phases()
+    named = {
+        name: {label: count for label, count in shown.items() if label.startswith(f"{name}: ")}
+        for name in ("base greedy", "base entropy-matched", "base static bias", "hyperfitted greedy")
+    }
+    assert named["base greedy"] == {"base greedy: describe": "16/16"}
+    assert list(named["base entropy-matched"])[:3] == [
+        "base entropy-matched: entropy of the run",
+        "base entropy-matched: match",
+        "base entropy-matched: match, entropy at temperature 1",
+    ]
+    assert named["base static bias"] == {
+        "base static bias: calibrate": "16/16",
+        "base static bias: describe": "24/24",
+        "base static bias: rank in the base": "8/8",
+    }
+    assert named["hyperfitted greedy"].keys() == {
+        "hyperfitted greedy: describe",
+        "hyperfitted greedy: rank in the base",
+    }
+
+
 def test_it_stops_at_the_target_loss_and_says_so(toy_base, tmp_path):
     training = fit(toy_base, tmp_path / "run", target_loss=100.0).record["training"]
     assert (training["stopped_by"], training["epochs"]) == ("target_loss", 1)
+
+
+def test_it_stops_at_the_target_accuracy_and_says_so(fitted, toy_base, tmp_path):
+    accuracies = [row["accuracy"] for row in read_metrics(fitted.folder)]
+    assert fitted.record["training"]["accuracy"] == accuracies[-1] > accuracies[0]
+    first = next(epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= accuracies[1])
+    training = fit(toy_base, tmp_path / "run", target_accuracy=accuracies[1]).record["training"]
+    assert (training["stopped_by"], training["epochs"]) == ("target_accuracy", first)
+    assert training["accuracy"] == accuracies[first - 1]
 
 
 def test_same_seed_same_numbers_bit_for_bit(fitted, toy_base, tmp_path):

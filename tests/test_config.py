@@ -27,6 +27,7 @@ POSITIVE = {
 }
 OTHERS = [
     *((FitConfig, "target_loss", value) for value in (-0.1, math.nan, math.inf, "0.1", None)),
+    *((FitConfig, "target_accuracy", value) for value in (0, -0.1, 1.01, math.nan, "0.9", True)),
     *((DecodingConfig, "top_p", value) for value in (0, -0.5, 1.1, math.nan, "0.9", True)),
     *((DecodingConfig, "min_p", value) for value in (-0.1, 1.1, math.nan, "0.1")),
     *((DecodingConfig, "block_citations", value) for value in (-1, 1, 2.5, True, "5", None)),
@@ -95,7 +96,7 @@ def test_every_field_says_what_it_is(kind):
 def test_limits_themselves_are_allowed():
     assert DecodingConfig(min_p=0) and DecodingConfig(min_p=1)
     assert DecodingConfig(top_p=1, temperature=1e-9, top_k=1, block_citations=2, seed=2**63 - 1)
-    assert FitConfig(target_loss=0, last_layers=0, device="cuda:3", precision="bf16")
+    assert FitConfig(target_loss=0, target_accuracy=1, last_layers=0, device="cuda:3", precision="bf16")
     assert FitConfig(learning_rate=1)
 
 

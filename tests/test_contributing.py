@@ -213,11 +213,11 @@ class GreyTokenizer:
     def __init__(self, image_size: int):
         self.image_size, self.grid = image_size, (image_size, image_size)
 
-    def encode(self, pictures: Sequence[Image.Image], device: Any = "cpu") -> Tensor:
+    def encode(self, pictures: Sequence[Image.Image], device: Any = "cpu", *, advance: Any = None) -> Tensor:
         """Encode."""
         return to_pixels(pictures, self.image_size).float().mean(1).flatten(1).div(16).long()
 
-    def decode(self, codes: Tensor, device: Any = "cpu") -> list[Image.Image]:
+    def decode(self, codes: Tensor, device: Any = "cpu", *, advance: Any = None) -> list[Image.Image]:
         """Decode."""
         levels = (codes.cpu() * 17).to(torch.uint8).unflatten(1, self.grid)
         return to_pictures(levels[:, None].expand(-1, 3, -1, -1))

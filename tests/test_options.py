@@ -236,17 +236,20 @@ def test_a_recipe_that_leaves_something_open_is_refused_by_flag():
     "every, expected", [(None, (0, options.CHECKPOINT_SECONDS)), (0, (0, math.inf)), (2, (6, math.inf))]
 )
 def test_a_plan_counts_in_steps(every, expected):
-    resolved = options.ResolvedFit.of(FitConfig(checkpoint_every=every, batch_size=8, epochs=5), "text", RECIPE)
+    typed = FitConfig(checkpoint_every=every, batch_size=8, epochs=5, target_accuracy=0.9)
+    resolved = options.ResolvedFit.of(typed, "text", RECIPE)
     plan = options.fit_plan(resolved, 20)
     assert (plan.steps, plan.pretraining) == (15, False)
     assert (plan.checkpoint_every, plan.checkpoint_seconds) == expected
-    for name in ("batch_size", "learning_rate", "seed", "target_loss", "last_layers", "precision", "recompute"):
+    names = ("batch_size", "learning_rate", "seed", "target_loss", "target_accuracy", "last_layers", "precision")
+    for name in (*names, "recompute"):
         assert getattr(plan, name) == getattr(resolved, name)
 
 
-def test_pretraining_trains_everything_and_stops_at_no_loss():
+def test_pretraining_trains_everything_and_stops_at_no_loss_or_accuracy():
     config = PretrainConfig(modality="text", data="a", output="b", steps=7, checkpoint_every=2)
     plan = options.pretrain_plan(config)
+    assert plan.target_accuracy is None
     assert (plan.steps, plan.last_layers, plan.target_loss, plan.pretraining, plan.checkpoint_every) == (
         7,
         0,

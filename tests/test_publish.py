@@ -46,6 +46,7 @@ def test_the_page_says_what_was_trained_with_which_numbers(fitted, last_layers, 
     page = publish.report_page(fitted.folder, facts, ToyFigure("<table><tr><td>figure</td></tr></table>"))
     assert said in page and "<td>figure</td>" in page
     assert f"{round(fitted.record['training']['loss'], 3):.6g}" in page
+    assert "training token accuracy" in page and f"{round(fitted.record['training']['accuracy'], 3):.6g}" in page
     assert "hyperfitted greedy" in page and "torch" in page
 
 

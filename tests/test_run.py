@@ -159,3 +159,10 @@ def test_an_interpolation_needs_the_same_shapes(run, tmp_path, registered):
     other.record["base"] = str(tmp_path / "base")
     with pytest.raises(InputError, match=r"^weight embedding.weight: \(18, 16\) in the base, \(18, 32\) in the run"):
         other.interpolate(0.5)
+
+
+def test_encoding_prompts_shows_progress(run, phases):
+    run.prompt_rows([[1, 2, 3], [4, 4]])
+    assert phases() == {"encode prompts": "2/2"}
+    run.prompt_rows([1, 2, 3])
+    assert phases() == {}

@@ -103,8 +103,9 @@ class Fit:
         run = api.fit(self.fit, **self.settings.given())
         training = run.record["training"]
         print(
-            f"training loss {training['loss']:.3f} after {training['epochs']} epochs, stopped by "
-            f"{training['stopped_by']}, {training['tokens_per_second']:,.0f} tokens/s"
+            f"training loss {training['loss']:.3f}, token accuracy {training['accuracy']:.3f} after "
+            f"{training['epochs']} epochs, stopped by {training['stopped_by']}, "
+            f"{training['tokens_per_second']:,.0f} tokens/s"
         )
         columns = Columns.of(registry.adapter(run.record["modality"]).METRICS)
         terminal(run.records, columns, columns.brief(run.records))

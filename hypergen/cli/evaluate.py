@@ -30,7 +30,7 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
     if folder is not None:
         check_output(folder, resume=False)
     if verify:
-        check_manifest(Path(run))
+        check_manifest(Path(run), label="verify (MB)")
     compared = api.evaluate(run, config)
     columns = Columns.of(registry.adapter(compared.modality.name).METRICS)
     if as_json:

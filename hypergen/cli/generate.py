@@ -58,7 +58,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     if config.interpolate is not None:
         base_of(Path(run), read_record(run).get("base"), name)
     if config.verify:
-        check_manifest(Path(run))
+        check_manifest(Path(run), label="verify (MB)")
 
     # 2. Load, and encode the prompts.
     loaded = api.load(
@@ -84,7 +84,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     # 4. Report how far bf16 agrees with fp32.
     if decoding.precision == "bf16":
         sequences = [torch.cat([row, ids]) for row, ids in zip(rows, kept, strict=True)]
-        share, count = bf16_agreement(loaded.modality.model, sequences)
+        share, count = bf16_agreement(loaded.modality.model, sequences, label="compare with fp32")
         warn(f"--precision bf16: fp32 finds the same token most likely at {share:.1%} of these {count:,} places")
 
 

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from hypergen.decoding.strategies import STRATEGIES, TokenSelector
 from hypergen.errors import InputError
 from hypergen.modality import Decoder, KvCache, Module
 from hypergen.runtime.evaluation_mode import evaluating
-from hypergen.runtime.progress import track
+from hypergen.runtime.progress import Advance, track
 
 STEPS_BETWEEN_CHECKS = 4  # of finished rows: on a GPU, reading them waits for all that is queued
 
@@ -84,13 +84,41 @@ def generate(
             for batch in _batches(rows, batch_size, mixes_lengths):
                 # 2. Decode a batch, unless an earlier job has.
                 prompts, selector = [rows[index].to(device) for index in batch], TokenSelector(config, citations, batch)
+                steps = _StepProgress(advance, len(batch), max_new_tokens, check_stop)
                 decode = partial(_decode_batch, decoder, prompts, max_new_tokens, selector, config=config)
-                ids = batch_store(batch, partial(decode, end_token=end, check_stop=check_stop))
+                ids = batch_store(batch, partial(decode, end_token=end, check_stop=steps.before_step))
                 # 3. Put the completions where their prompts were.
                 completions[torch.tensor(batch), : ids.shape[1]] = ids.cpu()
                 longest = max(longest, ids.shape[1])
-                advance(len(batch), tokens=ids.numel())
+                steps.finish(ids.numel())
     return completions[:, :longest]
+
+
+@final
+class _StepProgress:
+    """Advance by each decoding step of a batch, because one batch of a large model takes minutes.
+
+    A step counts as its share of the batch's rows; what the batch did not need or an earlier job did, counts at its
+    end.
+    """
+
+    def __init__(self, advance: Advance, num_rows: int, max_new_tokens: int, check_stop: Callable[[], None]):
+        self.advance, self.num_rows, self.max_new_tokens = advance, num_rows, max_new_tokens
+        self.check_stop = check_stop
+        self.num_started = 0
+
+    def before_step(self) -> None:
+        """Count the step before this one, unless this is to be the end."""
+        self.check_stop()
+        if self.num_started:
+            self.advance(self.num_rows / self.max_new_tokens, tokens=self.num_rows)
+        self.num_started += 1
+
+    def finish(self, num_tokens: int) -> None:
+        """Count what is left of the batch, which has this many tokens."""
+        num_counted = max(0, self.num_started - 1)
+        left = self.num_rows * (self.max_new_tokens - num_counted) / self.max_new_tokens
+        self.advance(left, tokens=num_tokens - self.num_rows * num_counted)
 
 
 def _decode_batch(

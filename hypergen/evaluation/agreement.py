@@ -20,12 +20,12 @@ from hypergen.decoding.loop import bf16_copy, trim
 from hypergen.errors import InputError
 from hypergen.evaluation.predictions import per_position
 from hypergen.modality import Predictor
-from hypergen.runtime.progress import Advance
+from hypergen.runtime.progress import Advance, no_progress, track
 
 DEEP = 10  # an override is deep when the base ranked the chosen token below this (arXiv 2605.22579)
 
 
-def top_tokens(model: Predictor, tokens: Tensor, *, batch_size: int = 8, advance: Advance | None = None) -> Tensor:
+def top_tokens(model: Predictor, tokens: Tensor, *, batch_size: int = 8, advance: Advance = no_progress) -> Tensor:
     """Find the most likely ids: (N, T) ids -> (N, T - 1), the argmax at each of tokens 1 to T - 1, on the CPU.
 
     Raises:
@@ -39,7 +39,7 @@ def top_tokens(model: Predictor, tokens: Tensor, *, batch_size: int = 8, advance
 
 
 def ranks(
-    model: Predictor, tokens: Tensor, ids: Tensor, *, batch_size: int = 8, advance: Advance | None = None
+    model: Predictor, tokens: Tensor, ids: Tensor, *, batch_size: int = 8, advance: Advance = no_progress
 ) -> Tensor:
     """Rank `ids[n, t]` in the model's prediction after `tokens[n, : t + 1]`: (N, T - 1) from 1 to V, on the CPU.
 
@@ -65,7 +65,7 @@ def choice_ranks(
     end_token: int | None = None,
     *,
     batch_size: int = 8,
-    advance: Advance | None = None,
+    advance: Advance = no_progress,
 ) -> list[Tensor]:
     """Rank each token of a completion in the model's prediction, given the prompt and the completion so far.
 
@@ -122,16 +122,19 @@ def override_values(base_ranks: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
     }
 
 
-def bf16_agreement(model: Predictor, sequences: Sequence[Tensor]) -> tuple[float, int]:
+def bf16_agreement(model: Predictor, sequences: Sequence[Tensor], *, label: str = "") -> tuple[float, int]:
     """Compare a model with its bf16 copy: top-1 agreement after the tokens of sequences (T,), and positions compared.
 
-    A user of `--precision bf16` learns from it how often full precision would have chosen otherwise.
+    A user of `--precision bf16` learns from it how often full precision would have chosen otherwise. `label`: of the
+    progress; empty: none is shown.
     """
     copied, num_equal, num_positions = bf16_copy(model), 0, 0
-    for sequence in sequences:
-        full, rounded = (top_tokens(either, sequence[None]) for either in (model, copied))
-        num_equal += int((full == rounded).sum())
-        num_positions += full.numel()
+    with track(label, len(sequences), transient=True) as advance:
+        for sequence in sequences:
+            full, rounded = (top_tokens(either, sequence[None]) for either in (model, copied))
+            num_equal += int((full == rounded).sum())
+            num_positions += full.numel()
+            advance()
     return num_equal / max(1, num_positions), num_positions
 
 

@@ -24,12 +24,15 @@ from hypergen.evaluation.interpolation import interpolated
 from hypergen.evaluation.predictions import prediction_values
 from hypergen.modality import TokenModel
 from hypergen.report import verdicts
+from hypergen.runtime.progress import track
 
 GREEDY = DecodingConfig(stop_at_end=False)
 CITATION_LENGTH = 5  # arXiv 2412.04318
 REPETITION_PENALTY = 1.2  # arXiv 1909.05858
 
 BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY = verdicts.BASE_GREEDY, verdicts.BASE_TOP_P, verdicts.OURS
+ENTROPY_MATCHED = "base entropy-matched"
+STATIC_BIAS = "base static bias"
 ORIGINAL = "original"  # the held-out examples themselves (`Comparison.add_original`)
 SHOWN = (BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY, ORIGINAL)  # rows that a figure shows side by side
 
@@ -67,8 +70,8 @@ def baselines(seed: int) -> list[Baseline]:
         Baseline(name="base repetition penalty", model="base", decoding=penalized),
         Baseline(name="base fsd", model="base", decoding=_decoding("fsd", seed)),
         Baseline(name="base beam", model="base", decoding=_decoding("beam", seed)),
-        Baseline(name="base entropy-matched", model="entropy_matched", decoding=matched, describes=True),
-        Baseline(name="base static bias", model="logit_biased", describes=True),
+        Baseline(name=ENTROPY_MATCHED, model="entropy_matched", decoding=matched, describes=True),
+        Baseline(name=STATIC_BIAS, model="logit_biased", describes=True),
         *after,
         Baseline(name="hyperfitted greedy, no citation", model="hyperfitted", decoding=blocked),
         Baseline(name="hyperfitted top-p", model="hyperfitted", decoding=_decoding("top-p", seed)),
@@ -95,8 +98,10 @@ class Models:
     @cached_property
     def entropy_matched(self) -> Adjusted:
         """Base at the temperature where its mean entropy on held-out sequences equals the hyperfitted model's."""
-        entropy = prediction_values(self.hyperfitted, self.held_out)["entropy"].mean().item()
-        return Adjusted(self.base, temperature=matching_temperature(self.base, self.held_out, entropy))
+        with track(f"{ENTROPY_MATCHED}: entropy of the run", len(self.held_out), transient=True) as advance:
+            values = prediction_values(self.hyperfitted, self.held_out, advance=advance)
+        entropy, label = values["entropy"].mean().item(), f"{ENTROPY_MATCHED}: match"
+        return Adjusted(self.base, temperature=matching_temperature(self.base, self.held_out, entropy, label=label))
 
     @cached_property
     def logit_biased(self) -> Adjusted:
@@ -104,7 +109,8 @@ class Models:
 
         It is estimated where it is then measured, which is the most that one vector can do.
         """
-        return Adjusted(self.base, bias=log_probability_change(self.hyperfitted, self.base, self.held_out))
+        label = f"{STATIC_BIAS}: calibrate"
+        return Adjusted(self.base, bias=log_probability_change(self.hyperfitted, self.base, self.held_out, label=label))
 
     def __getitem__(self, name: str) -> ComparedModel:
         """Look a model up by name."""

@@ -20,26 +20,39 @@ from torch import Tensor, nn
 from hypergen.errors import InputError
 from hypergen.modality import Decoder, KvCache, Predictor, TokenModel
 from hypergen.runtime.evaluation_mode import evaluating
+from hypergen.runtime.progress import Advance, no_progress, track
 
 CHUNK, BATCH_SIZE = 1024, 8
 LOWEST, HIGHEST = 1e-3, 1e3  # temperatures between which the search stays
 MAX_STEPS = 60
 
 
-def matching_temperature(model: Predictor, tokens: Tensor, entropy: float, tolerance: float = 5e-4) -> float:
+def matching_temperature(
+    model: Predictor, tokens: Tensor, entropy: float, tolerance: float = 5e-4, *, label: str = ""
+) -> float:
     """Find the temperature at which the mean entropy of the predictions within `tokens` (N, T) is `entropy` (nats).
 
     Entropy rises with T, by Var(logits / T) for each unit of ln T: Newton steps, and bisection where one would leave
     the bracket. The hidden states (N, T - 1, D) are computed once and kept on the CPU.
+
+    Args:
+        model: the base.
+        tokens: on whose predictions the entropies are compared.
+        entropy: to be reached.
+        tolerance: nats.
+        label: of the progress, which is that of the hidden states and of each temperature; empty: none is shown.
 
     Raises:
         InputError: no temperature from 0.001 to 1000 gives this entropy.
     """
     low, high, temperature = LOWEST, HIGHEST, 1.0
     with evaluating(model), torch.inference_mode():
-        hidden = list(_hidden_states(model, tokens))
+        with track(label, len(tokens), transient=True) as advance:
+            hidden = list(_hidden_states(model, tokens, advance))
         for _ in range(MAX_STEPS):
-            found, slope = _entropy_at(model, hidden, temperature)
+            at_label = label and f"{label}, entropy at temperature {temperature:.3g}"
+            with track(at_label, sum(map(len, hidden)), transient=True) as advance:
+                found, slope = _entropy_at(model, hidden, temperature, advance)
             if abs(found - entropy) <= tolerance:
                 return temperature
             low, high = (temperature, high) if found < entropy else (low, temperature)
@@ -48,16 +61,17 @@ def matching_temperature(model: Predictor, tokens: Tensor, entropy: float, toler
     raise InputError(f"entropy of {entropy:.3f} nats: no temperature from {LOWEST:g} to {HIGHEST:g} gives it")
 
 
-def log_probability_change(trained: Predictor, base: Predictor, tokens: Tensor) -> Tensor:
-    """Subtract the base's `mean_log_probabilities` from the trained model's: (V,)."""
-    return mean_log_probabilities(trained, tokens) - mean_log_probabilities(base, tokens)
+def log_probability_change(trained: Predictor, base: Predictor, tokens: Tensor, *, label: str = "") -> Tensor:
+    """Subtract the base's `mean_log_probabilities` from the trained model's: (V,); an empty label shows no progress."""
+    with track(label, 2 * len(tokens), transient=True) as advance:
+        return mean_log_probabilities(trained, tokens, advance) - mean_log_probabilities(base, tokens, advance)
 
 
-def mean_log_probabilities(model: Predictor, tokens: Tensor) -> Tensor:
+def mean_log_probabilities(model: Predictor, tokens: Tensor, advance: Advance = no_progress) -> Tensor:
     """Average the log-probability of each id over all predictions within `tokens` (N, T): (V,) float64 on the CPU."""
     total, count = torch.zeros(1, dtype=torch.float64), 0
     with evaluating(model), torch.inference_mode():
-        for logits in _logits(model, _hidden_states(model, tokens)):
+        for logits in _logits(model, _hidden_states(model, tokens, advance)):
             total = total + logits.log_softmax(-1).sum(0).double().cpu()
             count += len(logits)
     return total / count
@@ -113,11 +127,12 @@ if TYPE_CHECKING:
     _DECODER: type[Decoder] = Adjusted
 
 
-def _hidden_states(model: Predictor, tokens: Tensor) -> Iterator[Tensor]:
-    """Compute hidden states on the CPU: (N, T) ids -> (B * (T - 1), D) of each batch."""
+def _hidden_states(model: Predictor, tokens: Tensor, advance: Advance) -> Iterator[Tensor]:
+    """Compute hidden states on the CPU: (N, T) ids -> (B * (T - 1), D) of each batch; one counts when it is used."""
     device = next(model.parameters()).device
     for batch in tokens.split(BATCH_SIZE):
         yield model.hidden(batch[:, :-1].to(device)).flatten(0, 1).cpu()
+        advance(len(batch))
 
 
 def _logits(model: Predictor, hidden: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -128,7 +143,7 @@ def _logits(model: Predictor, hidden: Iterable[Tensor]) -> Iterator[Tensor]:
             yield model.head(piece.to(device)).float()
 
 
-def _entropy_at(model: Predictor, hidden: list[Tensor], temperature: float) -> tuple[float, float]:
+def _entropy_at(model: Predictor, hidden: list[Tensor], temperature: float, advance: Advance) -> tuple[float, float]:
     """Compute the mean entropy at a temperature, nats, and its derivative by ln T."""
     entropy = slope = 0.0
     count = 0
@@ -141,4 +156,5 @@ def _entropy_at(model: Predictor, hidden: list[Tensor], temperature: float) -> t
         entropy += float(mean.sum(dtype=torch.float64))
         slope += float((probabilities * (surprise - mean) ** 2).nan_to_num().sum(dtype=torch.float64))
         count += len(logits)
+        advance(len(logits))
     return entropy / count, slope / count

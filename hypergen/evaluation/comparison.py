@@ -31,6 +31,7 @@ from hypergen.evaluation.diversity import distinct, mattr_values, repetition_val
 from hypergen.evaluation.overlap import longest_overlap
 from hypergen.evaluation.predictions import prediction_values
 from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMetrics
+from hypergen.runtime.progress import track
 
 FIGURE_ROWS = 16
 LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
@@ -119,7 +120,7 @@ class Comparison:
         completions = generate(model, self.prompts, self.num_new, decoding, citations=citations, label=name)
         values = self._values(completions)
         if describe_model:
-            values |= self._described(model) | self._overridden(model, completions)
+            values |= self._described(name, model) | self._overridden(name, model, completions)
         return self._append(name, completions, values)
 
     def add_all(self, rows: Iterable[Row]) -> None:
@@ -203,25 +204,32 @@ class Comparison:
             "overlap_max": overlap.max(),
         }
 
-    def _described(self, model: ComparedModel) -> dict[str, Tensor]:
+    def _described(self, name: str, model: ComparedModel) -> dict[str, Tensor]:
         """Measure a model's predictions on the held-out examples, and how far they agree with the base's."""
-        values, top = prediction_values(model, self.held_out), top_tokens(model, self.held_out)
+        held_out = self.held_out
         # Without `base`, the model that is described first stands for it.
         is_base = self._base_top is None if self.base is None else model is self.base
-        if self._base_top is None:
-            self._base_top = top if self.base is None or is_base else top_tokens(self.base, self.held_out)
-        if is_base:
+        num_passes = 2 if is_base else 2 + (self._base_top is None) + (self.base is not None)
+        with track(f"{name}: describe", num_passes * len(held_out), transient=True) as advance:
+            values = prediction_values(model, held_out, advance=advance)
+            top = top_tokens(model, held_out, advance=advance)
+            if self._base_top is None:
+                self._base_top = top
+                if self.base is not None and not is_base:
+                    self._base_top = top_tokens(self.base, held_out, advance=advance)
+            if is_base:
+                return values
+            values |= agreement_values(top, self._base_top)
+            if self.base is not None:
+                values |= rank_shift_values(ranks(self.base, held_out, top, advance=advance))
             return values
-        values |= agreement_values(top, self._base_top)
-        if self.base is not None:
-            values |= rank_shift_values(ranks(self.base, self.held_out, top))
-        return values
 
-    def _overridden(self, model: ComparedModel, completions: Tensor) -> dict[str, Tensor]:
+    def _overridden(self, name: str, model: ComparedModel, completions: Tensor) -> dict[str, Tensor]:
         """Measure how often a model's completions leave the base's choices; nothing without another base."""
         if self.base is None or model is self.base:
             return {}
-        return override_values(choice_ranks(self.base, self.prompts, completions))
+        with track(f"{name}: rank in the base", len(completions), transient=True) as advance:
+            return override_values(choice_ranks(self.base, self.prompts, completions, advance=advance))
 
     def _index(self, length: int, model: ComparedModel) -> CitationIndex | None:
         """Index the training set's n-grams of `length` tokens, once, on the model's device; 0 blocks nothing."""

@@ -19,13 +19,13 @@ from torch.nn import functional
 from hypergen.errors import InputError
 from hypergen.modality import Predictor
 from hypergen.runtime.evaluation_mode import evaluating
-from hypergen.runtime.progress import Advance
+from hypergen.runtime.progress import Advance, no_progress
 
 Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # logits (C, V) and ids (C,) -> name -> (C,)
 
 
 def prediction_values(
-    model: Predictor, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance | None = None
+    model: Predictor, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance = no_progress
 ) -> dict[str, Tensor]:
     """Measure how a model predicts tokens 1 to T - 1 of each sequence, given the true past.
 
@@ -51,7 +51,7 @@ def prediction_values(
 
 
 def predictions(
-    model: Predictor, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance | None = None
+    model: Predictor, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance = no_progress
 ) -> dict[str, float]:
     """Average `prediction_values` over all sequences, and add `perplexity`, that of the mean loss."""
     values = prediction_values(model, tokens, batch_size=batch_size, chunk=chunk, advance=advance)
@@ -75,7 +75,7 @@ def per_position(
     ids: Tensor | None = None,
     batch_size: int = 8,
     chunk: int = 1024,
-    advance: Advance | None = None,
+    advance: Advance = no_progress,
 ) -> dict[str, Tensor]:
     """Apply `measure` to the model's prediction at each of tokens 1 to T - 1, given the true past.
 
@@ -101,8 +101,7 @@ def per_position(
     with evaluating(model), torch.inference_mode():
         for batch, batch_ids in zip(tokens.split(batch_size), ids.split(batch_size), strict=True):
             parts.append(_measured(model, batch.to(device), batch_ids.to(device), measure, chunk))
-            if advance is not None:
-                advance(len(batch), tokens=batch.numel())
+            advance(len(batch), tokens=batch.numel())
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -30,6 +30,7 @@ from hypergen.image.reference_metrics import ImageReferenceMetrics
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
 from hypergen.modality import CodecCheckpoints, Metric, TokenModel
+from hypergen.runtime.progress import track
 
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
 OPTIONAL_DEPENDENCIES = {"torchmetrics": TORCHMETRICS, "datasets": "datasets>=4"}
@@ -180,15 +181,19 @@ class ImageModality:
         rows = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
         return self._encode(items, rows.tolist(), False)
 
-    def _encode(self, items: Sequence[Image.Image], rows: Sequence[int], mirror: bool) -> Tensor:
+    def _encode(
+        self, items: Sequence[Image.Image], rows: Sequence[int], mirror: bool, label: str = "encode pictures"
+    ) -> Tensor:
         """Encode these items, a chunk at a time; the mirrored ones follow all others."""
         tokens = torch.full((len(rows) * (1 + mirror), self.sequence_length), self.start_token)
-        for part in chunks(len(rows), CHUNK):
-            pictures = [square(items[row], self.codec.image_size, self.codec.resampling) for row in rows[part]]
-            tokens[part, 1:] = self.codec.encode(pictures, self.device)
-            if mirror:
-                mirrored = [ImageOps.mirror(picture) for picture in pictures]
-                tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = self.codec.encode(mirrored, self.device)
+        with track(label, len(tokens), transient=True) as advance:
+            for part in chunks(len(rows), CHUNK):
+                pictures = [square(items[row], self.codec.image_size, self.codec.resampling) for row in rows[part]]
+                tokens[part, 1:] = self.codec.encode(pictures, self.device, advance=advance)
+                if mirror:
+                    mirrored = [ImageOps.mirror(picture) for picture in pictures]
+                    codes = self.codec.encode(mirrored, self.device, advance=advance)
+                    tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = codes
         return tokens
 
     def encode_held_out(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Tensor:
@@ -228,7 +233,7 @@ class ImageModality:
         if not isinstance(item, Image.Image):
             which = "prompt" if number is None else f"prompt {number}"
             raise InputError(f"{which}: is of type {type(item).__name__}; a picture (PIL) is needed")
-        return self.prompts(self._encode([item], range(1), False))[0]
+        return self.prompts(self._encode([item], range(1), False, label=""))[0]
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Cut prompts off: (N, T) -> (N, P), the start token and `prompt_fraction` of the rows, never all of them."""
@@ -255,7 +260,8 @@ class ImageModality:
             raise InputError(f"picture of {tokens.shape[1]} codes: must be {self.height} x {self.width}")
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codec.num_codes:
             raise InputError(f"picture: ids must be codes, 0 to {self.codec.num_codes - 1}")
-        return self.codec.decode(tokens, self.device)
+        with track("decode pictures", len(tokens), transient=True) as advance:
+            return self.codec.decode(tokens, self.device, advance=advance)
 
     def as_text(self, item: Image.Image) -> str | None:
         """Return None: a picture has no text."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from hypergen.errors import InputError
 from hypergen.image.transformer import ImageTransformer, TransformerConfig
 from hypergen.runtime.console import first_line
+from hypergen.runtime.progress import track
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
 
@@ -127,7 +128,11 @@ def load_transformer(folder: Path, allow_pickle_weights: bool = False) -> ImageT
         model = ImageTransformer(config)
     _check_weights(weights, model.state_dict(), path)
     model.to_empty(device="cpu")
-    model.load_state_dict(weights)  # copies into fp32
+    own = model.state_dict()
+    with track("load weights", len(weights), transient=True) as advance:
+        for name, weight in weights.items():
+            own[name].copy_(weight)  # into fp32
+            advance()
     return model.eval()
 
 
@@ -160,8 +165,10 @@ def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.T
         found = {"missing": missing, "unexpected": unexpected}
         first = "; ".join(f"{len(names)} {kind}, the first is {names[0]}" for kind, names in found.items() if names)
         raise InputError(f"{path}: weights differ from ImageGPT's: {first}")
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
-        if not bool(torch.isfinite(weight).all()):
-            raise InputError(f"{path}: {name} has values that are not finite")
+    with track("check weights", len(weights), transient=True) as advance:
+        for name, weight in weights.items():
+            if weight.shape != expected[name].shape:
+                raise InputError(f"{path}: {name} is {tuple(weight.shape)}; must be {tuple(expected[name].shape)}")
+            if not bool(torch.isfinite(weight).all()):
+                raise InputError(f"{path}: {name} has values that are not finite")
+            advance()

@@ -20,6 +20,7 @@ from torch import Tensor
 from hypergen.errors import InputError
 from hypergen.image.codebook import CodeBook, nearest, to_maps, to_vectors
 from hypergen.image.pixels import BILINEAR, LARGEST_SIDE, chunks, from_unit, to_pictures, to_pixels, to_unit
+from hypergen.runtime.progress import Advance, no_progress
 from hypergen.storage.strict_json import read_object
 
 FILE = "preprocessor_config.json"
@@ -40,18 +41,24 @@ class ColorClusters:
         self.image_size = image_size
         self.grid = (image_size, image_size)
 
-    def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
+    def encode(
+        self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> Tensor:
         """Encode N pictures as palette indices (N, S * S)."""
         clusters = self.clusters.to(device)
         codes = torch.empty(len(pictures), self.image_size**2, dtype=torch.long)
         for rows in chunks(len(pictures), BATCH_SIZE):
             pixels = to_pixels(pictures[rows], self.image_size).to(device)
             codes[rows] = nearest(to_vectors(to_unit(pixels)), clusters).view(len(pixels), -1).cpu()
+            advance(len(pixels))
         return codes
 
-    def decode(self, codes: Tensor, device: torch.device | str = "cpu") -> list[Image.Image]:
+    def decode(
+        self, codes: Tensor, device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> list[Image.Image]:
         """Decode palette indices (N, S * S) into N pictures, exactly in the palette's colours."""
         palette = from_unit(self.clusters)
+        advance(len(codes))
         return to_pictures(to_maps(palette[codes.cpu().flatten()], self.grid))
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -14,6 +14,7 @@ from hypergen.errors import InputError
 from hypergen.image.pixels import chunks
 from hypergen.modality import Metric
 from hypergen.runtime import dependencies
+from hypergen.runtime.progress import Advance, no_progress
 
 TORCHMETRICS = "torchmetrics>=1.8"  # for pip
 LEAST_FOR_FID = 2048  # pictures; a covariance of 2,048 features has no full rank from fewer, and the bias is large
@@ -113,7 +114,9 @@ def coverage_values(generated: Tensor, real: Tensor, neighbours: int = NEIGHBOUR
     }
 
 
-def nearest_training_values(generated: Tensor, training: Tensor, first_row: int = 0) -> Tensor:
+def nearest_training_values(
+    generated: Tensor, training: Tensor, first_row: int = 0, *, advance: Advance = no_progress
+) -> Tensor:
     """Compute the distance from each picture to the nearest training picture: -> (B,).
 
     Root mean square over pixels and colours, 0 (a copy) to 255 grey levels; nan where there is no training picture.
@@ -124,12 +127,14 @@ def nearest_training_values(generated: Tensor, training: Tensor, first_row: int 
         generated: (B, 3, S, S) uint8.
         training: (N, 3, S, S) uint8.
         first_row: of pixels; the rows above it, which the prompt gave, do not count.
+        advance: told of each chunk of training pictures.
     """
     flat = generated[:, :, first_row:].flatten(1).float()
     nearest = torch.full((len(flat),), torch.inf)
     for rows in chunks(len(training), CHUNK):
         others = training[rows, :, first_row:].flatten(1).float()
         nearest = torch.minimum(nearest, _distances(flat, others).amin(1))
+        advance(len(others))
     return (nearest / flat.shape[1] ** 0.5).double().where(nearest < torch.inf, torch.nan)
 
 

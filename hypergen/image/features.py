@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hypergen.image.pixels import chunks, to_unit
+from hypergen.runtime.progress import track
 
 LABEL = "features of untrained convolutions (seed 0, scaled by the originals)"
 CHANNELS = (3, 32, 64, 128, 256)  # before, between and after the convolutions; half the resolution after each but one
@@ -43,7 +44,9 @@ def features(pixels: Tensor) -> Tensor:
     """Embed pixels (N, 3, S, S) uint8 as (N, D = 512) float64: each channel's mean and deviation over the picture."""
     batch = max(1, BATCH_PIXELS // pixels.shape[-1] ** 2)
     parts = []
-    for rows in chunks(len(pixels), batch):
-        channels = network()(to_unit(pixels[rows].cpu())).double().flatten(2)
-        parts.append(torch.cat([channels.mean(2), channels.std(2, correction=0)], 1))
+    with track("picture features", len(pixels), transient=True) as advance:
+        for rows in chunks(len(pixels), batch):
+            channels = network()(to_unit(pixels[rows].cpu())).double().flatten(2)
+            parts.append(torch.cat([channels.mean(2), channels.std(2, correction=0)], 1))
+            advance(rows.stop - rows.start)
     return torch.cat(parts)

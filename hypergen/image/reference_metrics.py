@@ -27,6 +27,7 @@ from hypergen.image.distribution_metrics import (
 from hypergen.image.features import LABEL, features
 from hypergen.image.pixels import to_pixels
 from hypergen.runtime import dependencies
+from hypergen.runtime.progress import track
 
 Render = Callable[[Sequence[Tensor], Tensor], list[Image.Image]]  # prompts (P,) each, completions (B, S) -> pictures
 
@@ -60,7 +61,9 @@ class ImageReferenceMetrics:
         """Compute: (B, P), (B, S) -> `nearest_training`, `precision`, `kid` (B,), `recall` (M,), `fid` ()."""
         pixels = self._pixels(prompts, completions)
         first_row = (prompts.shape[1] - 1) // self._width * (pixels.shape[3] // self._width)
-        values = {"nearest_training": nearest_training_values(pixels, self._training, first_row)}
+        with track("nearest training picture", len(self._training), transient=True) as advance:
+            nearest = nearest_training_values(pixels, self._training, first_row, advance=advance)
+        values = {"nearest_training": nearest}
         if torch.cat([prompts, completions], 1).equal(self._originals):
             return values
         generated = self._standardize(features(pixels))

@@ -27,6 +27,7 @@ from hypergen.image.vq_tokenizer import VQTokenizer
 from hypergen.image.vq_training import PATCH, train_vq
 from hypergen.modality import CodecCheckpoints
 from hypergen.runtime.devices import pick_device
+from hypergen.runtime.progress import Advance, no_progress, track
 from hypergen.storage.run_record import tensor_sha256
 from hypergen.training.plan import TrainingHooks
 
@@ -43,12 +44,22 @@ class Codec(Protocol):
     grid: tuple[int, int]  # (h, w)
     resampling: Image.Resampling  # how pictures are scaled
 
-    def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
-        """Encode N pictures as codes (N, h * w) int64 on the CPU, row by row from the top left."""
+    def encode(
+        self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> Tensor:
+        """Encode N pictures as codes (N, h * w) int64 on the CPU, row by row from the top left.
+
+        Args:
+            pictures: of any size.
+            device: where it is computed.
+            advance: told of each batch of pictures; a codec that is quick need not call it.
+        """
         ...
 
-    def decode(self, codes: Tensor, device: torch.device | str = "cpu") -> list[Image.Image]:
-        """Decode codes (N, h * w) into N pictures."""
+    def decode(
+        self, codes: Tensor, device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> list[Image.Image]:
+        """Decode codes (N, h * w) into N pictures; see `encode`."""
         ...
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -111,8 +122,10 @@ def _pixels(pictures: Sequence[Image.Image], size: int, resampling: Image.Resamp
     if len(rows) > most:
         rows = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
     pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for place, row in enumerate(rows.tolist()):
-        pixels[place] = to_pixels([pictures[row]], size, resampling)[0]
+    with track("read pictures", len(rows), transient=True) as advance:
+        for place, row in enumerate(rows.tolist()):
+            pixels[place] = to_pixels([pictures[row]], size, resampling)[0]
+            advance()
     return pixels
 
 

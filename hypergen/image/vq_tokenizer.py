@@ -35,6 +35,7 @@ from hypergen.image.pixels import (
     to_unit,
 )
 from hypergen.runtime.console import first_line
+from hypergen.runtime.progress import Advance, no_progress
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
 
@@ -65,16 +66,21 @@ class VQTokenizer:
         self.batch_size = max(1, min(BATCH_SIZE, BATCH_PIXELS // image_size**2))
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
+    def encode(
+        self, pictures: Sequence[Image.Image], device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> Tensor:
         """Encode N pictures as codes (N, h * w)."""
         self.model.to(device)
         codes = torch.empty(len(pictures), math.prod(self.grid), dtype=torch.long)
         for rows in chunks(len(pictures), self.batch_size):
             codes[rows] = self._codes(to_pixels(pictures[rows], self.image_size, self.resampling).to(device)).cpu()
+            advance(rows.stop - rows.start)
         return codes
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, device: torch.device | str = "cpu") -> list[Image.Image]:
+    def decode(
+        self, codes: Tensor, device: torch.device | str = "cpu", *, advance: Advance = no_progress
+    ) -> list[Image.Image]:
         """Decode codes (N, h * w) into N pictures."""
         self.model.to(device)
         pictures: list[Image.Image] = []
@@ -83,6 +89,7 @@ class VQTokenizer:
             guide = maps if self.model.config.norm_type == "spatial" else None
             values = self.model.decoder(self.model.post_quant_conv(maps), guide)
             pictures += to_pictures(from_unit(from_patches(values, self.patch)))
+            advance(rows.stop - rows.start)
         return pictures
 
     def _codes(self, pixels: Tensor) -> Tensor:

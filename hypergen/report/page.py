@@ -20,6 +20,7 @@ from hypergen.runtime.console import sanitize
 
 CURVES = {
     "loss": "training loss",
+    "accuracy": "training token accuracy",
     "held_out_loss": "held-out loss",
     "entropy": "entropy",
     "ttr": "TTR",

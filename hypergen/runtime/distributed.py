@@ -39,21 +39,21 @@ class Processes:
         """Take this process's shard of the rows of a batch; it may be empty."""
         return rows[self.rank :: self.count]
 
-    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter], loss: float) -> float:
-        """Sum the gradients, in place, and the loss over all processes.
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter], numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """Sum the gradients, in place, and the numbers of a step (such as its loss) over all processes.
 
         Raises:
             HypergenError: another process has ended.
         """
         if self.count == 1:
-            return loss
+            return numbers
         from accelerate.utils import gather_object, reduce
 
         with _all_there():
             for parameter in parameters:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = reduce(own, "sum")
-            return sum(gather_object([loss]))
+            return tuple(map(sum, zip(*gather_object([tuple(numbers)]), strict=True)))
 
     def sync_stop(self, signal: int | None, stopped_by: Any) -> tuple[int | None, Any]:
         """Agree on the end: a signal that arrived anywhere, and the first process's reason to stop.

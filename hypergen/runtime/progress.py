@@ -6,6 +6,7 @@ escaped, so a file name cannot style or break the terminal.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -15,25 +16,35 @@ from typing import Protocol
 from hypergen.runtime.console import sanitize
 
 SECONDS_BETWEEN_LINES = 10.0
+DECIMALS = 6  # of a count that is shown: parts of one add up to it in spite of rounding
 
 
 class Advance(Protocol):
-    """Adds to the count, and shows the newest numbers."""
+    """Adds to the count, also by a part of one, and shows the newest numbers."""
 
-    def __call__(self, count: int = 1, *, tokens: int = 0, **numbers: float) -> None: ...
+    def __call__(self, count: float = 1, *, tokens: int = 0, **numbers: float) -> None: ...
+
+
+def no_progress(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
+    """Show nothing: the `Advance` of work that nobody watches."""
 
 
 @contextmanager
-def track(label: str, total: int, done: int = 0) -> Iterator[Advance]:
+def track(label: str, total: float, done: int = 0, *, transient: bool = False) -> Iterator[Advance]:
     """Show the progress of the work inside, which calls `advance(tokens=2048, loss=1.2)` after each step.
 
     Args:
         label: stands in front; nothing is shown where it is empty.
         total: the count at the end.
         done: what an earlier process did of the total; it takes no part in the time left.
+        transient: a passing phase: its bar vanishes at its end, and plain lines appear only where it takes as long as
+            there is between two of them.
     """
-    show = (_bar if sys.stderr.isatty() else _lines) if label else _silent
-    with show(sanitize(label), total, done) as advance:
+    if not label:
+        yield no_progress
+        return
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(sanitize(label), total, done, transient) as advance:
         yield advance
 
 
@@ -45,7 +56,7 @@ def _describe(started: float, tokens: int, numbers: dict[str, float]) -> str:
 
 
 @contextmanager
-def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
+def _bar(label: str, total: float, before: int, transient: bool) -> Iterator[Advance]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -57,36 +68,32 @@ def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
         TextColumn("{task.fields[words]}"),
         TimeRemainingColumn(),
     )
-    started, seen = time.perf_counter(), 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(escape(label), total=total, completed=done, words="")
+    started, done, seen = time.perf_counter(), float(before), 0
+    with Progress(*columns, console=Console(stderr=True), transient=transient) as progress:
+        task = progress.add_task(escape(label), total=total, completed=before, words="")
 
-        def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
-            nonlocal seen
-            seen += tokens
-            progress.update(task, advance=count, words=_describe(started, seen, numbers))
+        def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
+            nonlocal done, seen
+            done, seen = done + count, seen + tokens
+            progress.update(task, completed=round(done, DECIMALS), words=_describe(started, seen, numbers))
 
         yield advance
 
 
 @contextmanager
-def _silent(label: str, total: int, done: int) -> Iterator[Advance]:
-    yield lambda count=1, *, tokens=0, **numbers: None
-
-
-@contextmanager
-def _lines(label: str, total: int, done: int) -> Iterator[Advance]:
+def _lines(label: str, total: float, before: int, transient: bool) -> Iterator[Advance]:
     started = printed = time.perf_counter()
-    seen, before = 0, done
+    done, seen = float(before), 0
 
-    def advance(count: int = 1, *, tokens: int = 0, **numbers: float) -> None:
+    def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
         nonlocal done, seen, printed
         done, seen = done + count, seen + tokens
-        now = time.perf_counter()
-        if now - printed >= SECONDS_BETWEEN_LINES or done >= total:
+        now, count_done = time.perf_counter(), round(done, DECIMALS)
+        is_over = count_done >= total and not (transient and now - started < SECONDS_BETWEEN_LINES)
+        if now - printed >= SECONDS_BETWEEN_LINES or is_over:
             printed = now
-            left = (now - started) / max(done - before, 1) * (total - done)
+            left = (now - started) * (total - count_done) / (done - before) if done > before else math.inf
             words = _describe(started, seen, numbers)
-            print(f"{label}: {done}/{total}  {words}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{label}: {int(count_done)}/{int(total)}  {words}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield advance

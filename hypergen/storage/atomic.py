@@ -143,8 +143,14 @@ def remove_leftovers(path: Path) -> None:
             remove(leftover)
 
 
-def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
-    """Fill a temporary folder, flush it, and write its manifest; on any failure remove it."""
+def write_whole(temporary: Path, write: Callable[[Path], object], *, label: str = "") -> None:
+    """Fill a temporary folder, flush it, and write its manifest; on any failure remove it.
+
+    Args:
+        temporary: the folder.
+        write: fills it.
+        label: of the progress of the hashing; empty: none is shown.
+    """
 
     def attempt() -> None:
         remove(temporary)
@@ -153,7 +159,7 @@ def write_whole(temporary: Path, write: Callable[[Path], object]) -> None:
         for path in temporary.rglob("*"):
             path.chmod(0o777 & ~_umask() if path.is_dir() else 0o666 & ~_umask())
             flush(path)
-        (temporary / MANIFEST).write_text(json.dumps(build_manifest(temporary), indent=1))
+        (temporary / MANIFEST).write_text(json.dumps(build_manifest(temporary, label=label), indent=1))
         flush(temporary / MANIFEST)
         flush(temporary)
 

@@ -8,20 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from hypergen.errors import CheckpointError
+from hypergen.runtime.progress import Advance, track
 from hypergen.storage.file_names import MANIFEST
 
 FORMAT = 1
+MEGABYTE = 10**6
+BLOCK = 16 * MEGABYTE  # bytes hashed between two looks at the progress
 
 
-def build_manifest(folder: Path) -> dict[str, Any]:
-    """List every file below the folder, by its relative path, with size and digest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files}
-    return {"format": FORMAT, "files": names}
+def build_manifest(folder: Path, *, label: str = "") -> dict[str, Any]:
+    """List every file below the folder, by its relative path, with size and digest.
+
+    Args:
+        folder: to be listed.
+        label: of the progress, in megabytes; empty: none is shown.
+    """
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    with track(label, sum(sizes.values()) / MEGABYTE, transient=True) as advance:
+        files = {
+            str(path.relative_to(folder)): {"bytes": size, "sha256": _digest(path, advance)}
+            for path, size in sizes.items()
+        }
+    return {"format": FORMAT, "files": files}
 
 
-def check_manifest(folder: Path) -> set[str]:
+def check_manifest(folder: Path, *, label: str = "") -> set[str]:
     """Compare every file that the manifest lists, and return their names.
+
+    Args:
+        folder: has the manifest.
+        label: of the progress, in megabytes; empty: none is shown.
 
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file differs from it.
@@ -33,19 +49,25 @@ def check_manifest(folder: Path) -> set[str]:
             raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
-    for name, (size, digest) in listed.items():
-        if not _is_as_listed(folder / name, size, digest):
-            raise CheckpointError(f"{folder / name}: missing, or its content is not what the manifest says")
+    whole = sum(size for size, _ in listed.values() if isinstance(size, int))
+    with track(label, whole / MEGABYTE, transient=True) as advance:
+        for name, (size, digest) in listed.items():
+            if not _is_as_listed(folder / name, size, digest, advance):
+                raise CheckpointError(f"{folder / name}: missing, or its content is not what the manifest says")
     return set(listed)
 
 
-def _is_as_listed(path: Path, size: object, digest: object) -> bool:
+def _is_as_listed(path: Path, size: object, digest: object, advance: Advance) -> bool:
     try:
-        return path.is_file() and path.stat().st_size == size and _digest(path) == digest
+        return path.is_file() and path.stat().st_size == size and _digest(path, advance) == digest
     except OSError:  # the disk does not give it
         return False
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, advance: Advance) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            advance(len(block) / MEGABYTE)
+    return digest.hexdigest()

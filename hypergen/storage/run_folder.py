@@ -73,7 +73,7 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.copyfile(folder / METRICS, temporary / METRICS)
 
     temporary = folder / f"{TEMPORARY}{os.getpid()}"
-    write_whole(temporary, write_with_log)
+    write_whole(temporary, write_with_log, label="hash the run (MB)")
     with disk_errors(folder):
         _move_content(temporary, folder)
         flush(folder)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers.utils import logging
 from hypergen.data.hub import HUB_ID, is_offline
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
+from hypergen.runtime.progress import Advance, track
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
 from hypergen.text import gguf, offload
@@ -47,6 +49,7 @@ TOKENIZER_FILES = (
 )
 PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+BARS = {"Loading weights": "load weights", "Writing model shards": "write weights"}  # transformers' titles -> ours
 LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_hidden_layers_per_stage")
 MOST_LAYERS = 1000  # so that a configuration alone cannot fill the memory; no published model has 200
 
@@ -178,12 +181,18 @@ def load_causal(source: Source, config: PreTrainedConfig, num_resident: int | No
         gguf.warn_about_unused(gguf.read_header(Path(source.name)), causal)
     if where:
         offload.install_hooks(causal, source.name, where["offload_folder"])
-    weights = ((name, weight) for name, weight in causal.named_parameters() if not weight.is_meta)
-    broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
-    if broken is not None:
-        raise InputError(f"{source.name}: weight {broken} has values that are not finite")
+    _check_finite(source.name, causal)
     _decode_greedily(causal)
     return causal
+
+
+def _check_finite(name: str, causal: PreTrainedModel) -> None:
+    weights = {one: weight for one, weight in causal.named_parameters() if not weight.is_meta}
+    with track("check weights", len(weights), transient=True) as advance:
+        for one, weight in weights.items():
+            if not weight.isfinite().all():
+                raise InputError(f"{name}: weight {one} has values that are not finite")
+            advance()
 
 
 def _first_found(source: Source, config: PreTrainedConfig, where: dict[str, Any]) -> Any:
@@ -232,17 +241,40 @@ def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torc
 
 @contextmanager
 def quiet(keep_bars: bool = False) -> Iterator[None]:
-    """Silence transformers inside, since hypergen checks the result; `keep_bars` leaves the bars of a download."""
+    """Silence transformers inside, since hypergen checks the result; `keep_bars` leaves the bars of a download.
+
+    Weights that are read or written show our own progress.
+    """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    phases = ExitStack()  # of progress; closed below, also where a loading fails in the middle
+    former_hook = logging.set_tqdm_hook(partial(_own_progress, phases))
     if not keep_bars:
         logging.disable_progress_bar()
     try:
         yield
     finally:
+        phases.close()
+        logging.set_tqdm_hook(former_hook)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _own_progress(
+    phases: ExitStack, bar: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Iterable[Any]:
+    """Replace transformers' bar over weights by our progress, which ends with `phases`; other bars stay as they are."""
+    label = BARS.get(options.get("desc", ""))
+    if label is None or not arguments:
+        return bar(*arguments, **options)
+    return _advancing(arguments[0], phases.enter_context(track(label, len(arguments[0]), transient=True)))
+
+
+def _advancing(items: Iterable[Any], advance: Advance) -> Iterator[Any]:
+    for item in items:
+        yield item
+        advance()
 
 
 def _check_folder(folder: Path, allow_pickle_weights: bool) -> bool:

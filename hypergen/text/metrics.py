@@ -21,6 +21,7 @@ from torch import Tensor
 from hypergen.modality import Predictor
 from hypergen.runtime import dependencies
 from hypergen.runtime.evaluation_mode import evaluating
+from hypergen.runtime.progress import Advance, track
 
 SACREBLEU, MAUVE = "sacrebleu>=2.5", "mauve-text>=0.4"  # what to install
 MAX_ORDER = 4  # BLEU counts n-grams of 1 to 4 words
@@ -45,7 +46,7 @@ def self_bleu_values(texts: Sequence[str]) -> Tensor:
         InputError: sacrebleu is not installed.
     """
     bleu = _sacrebleu()
-    counts = _count(bleu, texts)
+    counts = [_count(bleu, text) for text in texts]
     highest = _two_highest(counts)
     lengths = [text.length for text in counts]
     scores = []
@@ -74,10 +75,13 @@ class References:
         self._bleu = _sacrebleu()
         self._highest: dict[Ngram, int] = {}
         self._lengths: list[int] = []
-        for text in _count(self._bleu, texts):
-            self._lengths.append(text.length)
-            for ngram, count in text.ngrams.items():
-                self._highest[ngram] = max(count, self._highest.get(ngram, 0))
+        with track("dataset BLEU: count the training texts", len(texts), transient=True) as advance:
+            for one in texts:
+                text = _count(self._bleu, one)
+                self._lengths.append(text.length)
+                for ngram, count in text.ngrams.items():
+                    self._highest[ngram] = max(count, self._highest.get(ngram, 0))
+                advance()
 
     def bleu_values(self, texts: Sequence[str]) -> Tensor:
         """Compute BLEU of each text with the whole pool as references, (B,); nan where there is no word.
@@ -85,7 +89,7 @@ class References:
         0 to 100; high where the texts quote the pool ("dataset BLEU"). Equal to `sentence_score` of sacrebleu under the
         settings in `signature`. Source: arXiv 2412.04318, Table 2.
         """
-        counts = _count(self._bleu, texts)
+        counts = [_count(self._bleu, text) for text in texts]
         scores = [_score(self._bleu, text, self._highest, self._lengths) for text in counts]
         return torch.tensor(scores, dtype=torch.float64)
 
@@ -113,7 +117,8 @@ def mauve(model: Predictor, originals: Tensor, generated: Tensor, seed: int = 0)
     """
     compute_mauve = dependencies.load_optional("mauve", MAUVE, "MAUVE").compute_mauve
     length = min(originals.shape[1], generated.shape[1])
-    features = [_last_hidden(model, tokens[:, :length]) for tokens in (originals, generated)]
+    with track("MAUVE: features", len(originals) + len(generated), transient=True) as advance:
+        features = [_last_hidden(model, tokens[:, :length], advance) for tokens in (originals, generated)]
     return float(compute_mauve(p_features=features[0], q_features=features[1], seed=seed, verbose=False).mauve)
 
 
@@ -174,9 +179,9 @@ def _signature(num_references: int) -> str:
     return bleu.get_signature().format()
 
 
-def _count(bleu: Any, texts: Sequence[str]) -> list[NgramCounts]:
-    words = [bleu.tokenizer(text.rstrip()).split() for text in texts]
-    return [NgramCounts(Counter(_ngrams(row)), len(row)) for row in words]
+def _count(bleu: Any, text: str) -> NgramCounts:
+    words = bleu.tokenizer(text.rstrip()).split()
+    return NgramCounts(Counter(_ngrams(words)), len(words))
 
 
 def _ngrams(words: list[str]) -> list[Ngram]:
@@ -213,9 +218,11 @@ def _score(bleu: Any, text: NgramCounts, limits: dict[Ngram, int], lengths: Sequ
 
 
 @torch.no_grad()
-def _last_hidden(model: Predictor, tokens: Tensor) -> np.ndarray:
+def _last_hidden(model: Predictor, tokens: Tensor, advance: Advance) -> np.ndarray:
     """Compute the hidden state after the last token: (B, T) -> (B, D)."""
-    device = next(model.parameters()).device
+    device, states = next(model.parameters()).device, []
     with evaluating(model):
-        states = [model.hidden(batch.to(device))[:, -1].float().cpu() for batch in tokens.split(MAUVE_BATCH)]
+        for batch in tokens.split(MAUVE_BATCH):
+            states.append(model.hidden(batch.to(device))[:, -1].float().cpu())
+            advance(len(batch))
     return torch.cat(states).numpy()

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hypergen.errors import InputError
+from hypergen.runtime.progress import track
 from hypergen.text.tokenizer import tokenize
 
 CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is drawn
@@ -37,8 +38,10 @@ def packed_stream(
     """
     separator = [] if end_token is None else [end_token]
     pieces = [np.asarray(separator, dtype=np.int64)]
-    for ids in tokenize(tokenizer, documents, special=False):
-        pieces.append(np.asarray(ids + separator, dtype=np.int64))
+    with track("tokenize", len(documents), transient=True) as advance:
+        for ids in tokenize(tokenizer, documents, special=False):
+            pieces.append(np.asarray(ids + separator, dtype=np.int64))
+            advance(tokens=len(ids))
     stream = torch.from_numpy(np.concatenate(pieces))
     if len(stream) < length:
         raise InputError(
@@ -72,10 +75,12 @@ def drawn_windows(
     generator = torch.Generator().manual_seed(seed)
     windows: list[Tensor] = []
     source = _Windows(tokenizer, length, separator)
-    for found in source.of(_shuffled(documents, generator)):
-        windows.extend(found)
-        if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
-            break
+    with track("tokenize", CANDIDATES_PER_SEQUENCE * count, transient=True) as advance:  # less where texts are few
+        for found in source.of(_shuffled(documents, generator)):
+            windows.extend(found)
+            advance(len(found), tokens=found.numel())
+            if len(windows) >= CANDIDATES_PER_SEQUENCE * count:
+                break
     if not windows:
         raise InputError(source.too_short())
     if len(windows) < count:
@@ -111,10 +116,12 @@ def beginnings_first(
     """
     long_enough: list[Tensor] = []
     source = _Windows(tokenizer, length, separator)
-    for windows in source.of(_shuffled(documents, torch.Generator().manual_seed(seed))):
-        long_enough.extend([windows] if len(windows) else [])
-        if len(long_enough) == count:
-            break
+    with track("tokenize held-out texts", count, transient=True) as advance:
+        for windows in source.of(_shuffled(documents, torch.Generator().manual_seed(seed))):
+            long_enough.extend([windows] if len(windows) else [])
+            advance(min(1, len(windows)), tokens=windows.numel())
+            if len(long_enough) == count:
+                break
     if not long_enough:
         raise InputError(f"held-out texts: {source.too_short()}")
     places = range(max(map(len, long_enough)))

@@ -43,7 +43,9 @@ class ActivationCache:
         return self.states[rows.to(self.states.device)].to(rows.device)
 
     @staticmethod
-    def build(model: TruncatableModel, inputs: Tensor, last_layers: int, batch_size: int) -> ActivationCache | None:
+    def build(
+        model: TruncatableModel, inputs: Tensor, last_layers: int, batch_size: int, *, label: str = ""
+    ) -> ActivationCache | None:
         """Run the frozen blocks over all sequences.
 
         Args:
@@ -51,6 +53,7 @@ class ActivationCache:
             inputs: (N, T) ids.
             last_layers: how many of its blocks train.
             batch_size: sequences per forward pass.
+            label: of the progress; empty: none is shown.
 
         Returns:
             None where nothing is frozen or the truncated forward differs from the full one (a warning says so).
@@ -64,23 +67,25 @@ class ActivationCache:
         if not _is_exact(model, inputs[:batch_size], stages):
             warn("activation cache: the truncated forward differs; training without it")
             return None
-        return ActivationCache(_fill(model, inputs.split(batch_size), stages))
+        return ActivationCache(_fill(model, inputs.split(batch_size), stages, label))
 
 
-def _fill(model: TruncatableModel, batches: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+def _fill(model: TruncatableModel, batches: Sequence[Tensor], stages: Sequence[int], label: str) -> Tensor:
     """Compute the states (N, T, D) of all batches, which wait for each other at every stage."""
-    first = model.hidden_before(batches[0], stages[0])
-    states = _allocate((sum(map(len, batches)), *first.shape[1:]), first)
-    batch_states = states.split(len(batches[0]))
-    batch_states[0].copy_(first)
-    for own_states, batch in zip(batch_states[1:], batches[1:], strict=True):
-        own_states.copy_(model.hidden_before(batch, stages[0]))
-    label = "activation cache" if len(stages) > 1 else ""  # where files are read it takes long
-    with track(label, len(stages), done=1) as advance:
+    count = sum(map(len, batches))
+    with track(label, len(stages) * count, transient=True) as advance:
+        first = model.hidden_before(batches[0], stages[0])
+        states = _allocate((count, *first.shape[1:]), first)
+        batch_states = states.split(len(batches[0]))
+        batch_states[0].copy_(first)
+        advance(len(first))
+        for own_states, batch in zip(batch_states[1:], batches[1:], strict=True):
+            own_states.copy_(model.hidden_before(batch, stages[0]))
+            advance(len(batch))
         for num_last, until in pairwise(stages):
             for own_states in batch_states:
                 own_states.copy_(model.forward_from(own_states.to(first.device), num_last, until))
-            advance()
+                advance(len(own_states))
     return states
 
 

@@ -27,8 +27,9 @@ from hypergen.training.plan import TrainingHooks
 from hypergen.training.state import State
 
 KEPT = 2
+NEWER_COUNTS = {"epoch_correct": 0}  # what an older checkpoint does not have, with what is taken for it
 PREFIX = "step-"
-COUNTS = ("step", "epoch_loss", "micro_batch_size", "precision")  # of a state, beside its tensors
+COUNTS = ("step", "epoch_loss", "epoch_correct", "micro_batch_size", "precision")  # of a state, beside its tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +122,10 @@ def _read(checkpoint: Path) -> tuple[State, dict[str, Any]]:
     Raises:
         CheckpointError: it is damaged, or not what its name says.
     """
-    if not {STATE_TENSORS, STATE_NUMBERS} <= check_manifest(checkpoint):
+    if not {STATE_TENSORS, STATE_NUMBERS} <= check_manifest(checkpoint, label="check the checkpoint (MB)"):
         raise CheckpointError(f"{checkpoint}: its manifest does not list {STATE_TENSORS} and {STATE_NUMBERS}")
     try:
-        numbers = json.loads((checkpoint / STATE_NUMBERS).read_text())
+        numbers = NEWER_COUNTS | (found := json.loads((checkpoint / STATE_NUMBERS).read_text()))
         state = State(**{name: numbers[name] for name in COUNTS}, tensors=load_file(checkpoint / STATE_TENSORS))
         if not isinstance(numbers["facts"], dict) or not isinstance(numbers["machine"], dict):
             raise TypeError("facts")
@@ -134,6 +135,8 @@ def _read(checkpoint: Path) -> tuple[State, dict[str, Any]]:
         raise CheckpointError(f"{checkpoint}: holds step {state.step}")
     if (broken := _not_finite(state)) is not None:
         raise CheckpointError(f"{checkpoint / STATE_TENSORS}: {broken} is not finite")
+    if not found.keys() >= NEWER_COUNTS.keys():
+        warn(f"{checkpoint}: has no token accuracy; in the epoch that goes on, tokens before it count as wrong")
     return state, numbers
 
 

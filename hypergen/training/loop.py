@@ -29,10 +29,10 @@ from hypergen.runtime.progress import track
 from hypergen.training.activation_cache import ActivationCache
 from hypergen.training.activation_checkpointing import checkpointed
 from hypergen.training.batch_order import batch_rows, steps_per_epoch
-from hypergen.training.loss import backward
+from hypergen.training.loss import BatchLoss, backward
 from hypergen.training.optimizers import new_optimizers, set_learning_rate
 from hypergen.training.parameters import mark_trained
-from hypergen.training.plan import FitResult, Plan, StoppedBy, TrainingHooks
+from hypergen.training.plan import EpochMetrics, FitResult, Plan, StoppedBy, TrainingHooks
 from hypergen.training.precision import autocast, choose_precision
 from hypergen.training.state import State, restore, snapshot
 from hypergen.training.update_check import UpdateCheck
@@ -71,11 +71,11 @@ def hyperfit(
     state.micro_batch_size = state.micro_batch_size or plan.micro_batch_size or 0
     tokens = tokens.to(next(model.parameters()).device)
     model.train()
-    state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state))
+    state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state, label))
     plan = replace(plan, precision=state.precision)
     if plan.precision == "fp32":
         model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
-    features = BatchFeatures(model, tokens, plan)
+    features = BatchFeatures(model, tokens, plan, label)
     optimizers = new_optimizers(model, parameters, plan)
     state = restore(parameters, optimizers, state)
     update_check = UpdateCheck(list(parameters.values()))
@@ -89,18 +89,18 @@ def hyperfit(
         checkpointed([*model.blocks], plan.recompute),
         track(label, plan.steps, done=state.step) as advance,
     ):
-        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, count, hooks.stop_rule))
+        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, tokens.shape, hooks.stop_rule))
         while stopped_by is None:
-            # 1. Select the rows of the batch; the first batch of an epoch starts a new mean.
+            # 1. Select the rows of the batch; the first batch of an epoch starts new sums.
             if state.step % per_epoch == 0:
-                state.epoch_loss = 0.0
+                state.epoch_loss, state.epoch_correct = 0.0, 0
             rows = batch_rows(plan.seed, state.step, count, plan.batch_size).to(tokens.device)
 
             # 2. Forward and backward, on this process's share of the batch, in parts that fit into memory.
-            own_loss = _accumulate_gradients(model, features, processes.shard(rows), len(rows), state)
+            own = _accumulate_gradients(model, features, processes.shard(rows), len(rows), state)
 
             # 3. All-reduce: every process gets the gradient and the loss of the whole batch.
-            step_loss = processes.all_reduce_gradients(parameters.values(), own_loss)
+            step_loss, num_correct = processes.all_reduce_gradients(parameters.values(), own)
 
             # 4. Clip, and check that all is finite: from here on the weights change.
             norm = nn.utils.clip_grad_norm_(parameters.values(), max_norm)
@@ -116,17 +116,18 @@ def hyperfit(
             # 6. Count, and log the epoch where it ends.
             state.step += 1
             state.epoch_loss += step_loss * len(rows)
+            state.epoch_correct += int(num_correct)
             num_predicted = len(rows) * (tokens.shape[1] - 1)
-            advance(tokens=num_predicted, loss=step_loss)
+            advance(tokens=num_predicted, loss=step_loss, accuracy=num_correct / num_predicted)
             num_trained += num_predicted
             if state.step % per_epoch == 0:
                 paused = time.perf_counter()
-                hooks.on_epoch(state.step // per_epoch, _epoch_mean(state, count, plan.batch_size))
+                hooks.on_epoch(state.step // per_epoch, _epoch_metrics(state, tokens.shape, plan.batch_size))
                 started += time.perf_counter() - paused  # measuring is not training
 
             # 7. Stop where a signal, the plan or a rule says so, and save a checkpoint then and whenever one is due.
             signal, stopped_by = processes.sync_stop(
-                hooks.stop_signal(), _stopped_by(state, plan, count, hooks.stop_rule)
+                hooks.stop_signal(), _stopped_by(state, plan, tokens.shape, hooks.stop_rule)
             )
             is_due = time.perf_counter() - saved >= plan.checkpoint_seconds
             if signal or stopped_by or is_due or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
@@ -137,7 +138,7 @@ def hyperfit(
     model.eval()
     seconds = time.perf_counter() - started
     return FitResult(
-        loss=_epoch_mean(state, count, plan.batch_size),
+        **_epoch_metrics(state, tokens.shape, plan.batch_size)._asdict(),
         epochs=state.step // per_epoch,
         steps=state.step,
         stopped_by=stopped_by,
@@ -152,12 +153,13 @@ def hyperfit(
 class BatchFeatures:
     """Compute the last hidden states of sequences by row number, from cached activations where blocks are frozen."""
 
-    def __init__(self, model: TruncatableModel, tokens: Tensor, plan: Plan):
-        """Build the cache for tokens (N, T), where there is something to cache."""
+    def __init__(self, model: TruncatableModel, tokens: Tensor, plan: Plan, label: str = ""):
+        """Build the cache for tokens (N, T), where there is something to cache; an empty label shows no progress."""
         self.model, self.inputs, self.targets = model, tokens[:, :-1], tokens[:, 1:]
         self.last_layers, self.precision = plan.last_layers, plan.precision
         with torch.no_grad(), autocast(plan.precision, tokens.device):
-            self.cache = ActivationCache.build(model, self.inputs, plan.last_layers, plan.batch_size)
+            label = label and f"{label}: activation cache"
+            self.cache = ActivationCache.build(model, self.inputs, plan.last_layers, plan.batch_size, label=label)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Compute: rows (B,) -> (B, T - 1, D), of the sequences without their last token."""
@@ -169,18 +171,19 @@ class BatchFeatures:
 
 def _accumulate_gradients(
     model: TruncatableModel, features: BatchFeatures, rows: Tensor, batch_size: int, state: State
-) -> float:
+) -> BatchLoss:
     """Backpropagate the share of these rows in a batch's mean loss; out of memory, start again in smaller parts.
 
     The gradient is that of the whole up to rounding, so the recipe stays the same.
     """
     while len(rows):
-        loss = 0.0
+        loss, num_correct = 0.0, 0
         try:
             for part in rows.split(state.micro_batch_size or len(rows)):
                 share = len(part) / batch_size
-                loss += backward(model, features(part), features.targets[part], features.precision, share=share)
-            return loss
+                found = backward(model, features(part), features.targets[part], features.precision, share=share)
+                loss, num_correct = loss + found.loss, num_correct + found.num_correct
+            return BatchLoss(loss, num_correct)
         except torch.OutOfMemoryError as error:
             if (state.micro_batch_size or len(rows)) == 1:
                 raise HypergenError("out of memory with one sequence at a time; shorten the sequences") from error
@@ -188,7 +191,7 @@ def _accumulate_gradients(
         state.micro_batch_size = -(-min(state.micro_batch_size or len(rows), len(rows)) // 2)
         warn(f"out of memory: going on with {state.micro_batch_size} sequences at a time")
         _empty_memory_cache()
-    return 0.0
+    return BatchLoss(0.0, 0)
 
 
 def _empty_memory_cache() -> None:
@@ -196,24 +199,33 @@ def _empty_memory_cache() -> None:
         torch.accelerator.empty_cache()
 
 
-def _stopped_by(state: State, plan: Plan, count: int, stop_rule: Callable[[int], StoppedBy | None]) -> StoppedBy | None:
-    """Find the reason to stop at this step; None while the training goes on."""
-    epochs, steps_of_next = divmod(state.step, steps_per_epoch(count, plan.batch_size))
+def _stopped_by(
+    state: State, plan: Plan, shape: torch.Size, stop_rule: Callable[[int], StoppedBy | None]
+) -> StoppedBy | None:
+    """Find the reason to stop at this step, on tokens of this shape (N, T); None while the training goes on."""
+    epochs, steps_of_next = divmod(state.step, steps_per_epoch(shape[0], plan.batch_size))
     if epochs and not steps_of_next:
-        if _epoch_mean(state, count, plan.batch_size) <= plan.target_loss:
+        metrics = _epoch_metrics(state, shape, plan.batch_size)
+        if metrics.loss <= plan.target_loss:
             return "target_loss"
+        if plan.target_accuracy is not None and metrics.accuracy >= plan.target_accuracy:
+            return "target_accuracy"
         if (rule := stop_rule(epochs)) is not None:
             return rule
     return "epochs" if state.step >= plan.steps else None
 
 
-def _epoch_mean(state: State, count: int, batch_size: int) -> float:
-    """Compute the mean loss over the sequences of the last epoch seen so far; nan before the first step."""
+def _epoch_metrics(state: State, shape: torch.Size, batch_size: int) -> EpochMetrics:
+    """Average over the sequences of the last epoch seen so far, of tokens (N, T); nan before the first step."""
+    count, length = shape
     steps = state.step and (state.step - 1) % steps_per_epoch(count, batch_size) + 1
-    return state.epoch_loss / min(steps * batch_size, count) if steps else math.nan
+    if not steps:
+        return EpochMetrics(math.nan, math.nan)
+    num_seen = min(steps * batch_size, count)
+    return EpochMetrics(state.epoch_loss / num_seen, state.epoch_correct / (num_seen * (length - 1)))
 
 
-def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State) -> Precision:
+def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State, label: str) -> Precision:
     """Take the precision of the plan or of the state that goes on; find it by trial where both leave it open."""
     fixed = state.precision if plan.precision == "auto" else plan.precision
     if fixed != "auto":
@@ -227,7 +239,7 @@ def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, stat
         backward(model, hidden, tokens[: plan.batch_size, 1:], precision)
         model.zero_grad()
 
-    return choose_precision(step, tokens.device, plan.steps)
+    return choose_precision(step, tokens.device, plan.steps, label=label and f"{label}: trial of precisions")
 
 
 def _check_tokens(tokens: Tensor, context_length: int) -> None:

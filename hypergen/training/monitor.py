@@ -1,8 +1,8 @@
 """Log epoch metrics to `metrics.jsonl`, and stop a training on them: `--max-overlap`.
 
-Every epoch logs its training loss, and every `--measure-every` epochs the metrics of held-out prompts. Diversity and
-overlap with the training set grow together, so a training can also end on the overlap: at the first epoch whose greedy
-completions share longer runs with the training set, on average, than allowed.
+Every epoch logs its training loss and token accuracy, and every `--measure-every` epochs the metrics of held-out
+prompts. Diversity and overlap with the training set grow together, so a training can also end on the overlap: at the
+first epoch whose greedy completions share longer runs with the training set, on average, than allowed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from hypergen.storage.metrics_log import append_metrics, read_metrics
+from hypergen.training.plan import EpochMetrics
 
 
 class Tracker(Protocol):
@@ -38,9 +39,9 @@ class TrainingMonitor:
     trackers: Sequence[Tracker] = ()
     """Told of each epoch, too."""
 
-    def on_epoch(self, epoch: int, loss: float) -> None:
+    def on_epoch(self, epoch: int, training: EpochMetrics) -> None:
         """Log an epoch."""
-        metrics = {"loss": loss} | self._held_out_metrics(epoch)
+        metrics = training._asdict() | self._held_out_metrics(epoch)
         append_metrics(self.folder, {"epoch": epoch} | metrics)
         for tracker in self.trackers:
             tracker.log(epoch, metrics)

@@ -13,6 +13,7 @@ from torch import nn
 
 from hypergen.errors import InputError
 from hypergen.modality import TrainableModel
+from hypergen.runtime.progress import track
 from hypergen.training.state import BYTES_PER_WEIGHT
 
 
@@ -66,17 +67,20 @@ def checkpoint_bytes(model: TrainableModel, last_layers: int) -> int:
     return BYTES_PER_WEIGHT * sum(parameter.numel() for parameter in trained_parameters(model, last_layers).values())
 
 
-def frozen_fingerprint(model: TrainableModel, last_layers: int) -> dict[str, str]:
+def frozen_fingerprint(model: TrainableModel, last_layers: int, *, label: str = "") -> dict[str, str]:
     """Hash the weights that do not train: a checkpoint does not hold them, so a resumed training must find the same.
 
     Weights that stay in files (`--offload`) are not read for this: of such a model the embedding speaks for the rest.
+    `label`: of the progress; empty: none is shown.
     """
     if not last_layers:
         return {}
     trained = trained_parameters(model, last_layers)
     digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        if name not in trained and not weight.is_meta:
+    frozen = {name: weight for name, weight in model.named_parameters() if name not in trained and not weight.is_meta}
+    with track(label, len(frozen), transient=True) as advance:
+        for name, weight in frozen.items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
+            advance()
     return {"frozen weights of SHA-256": digest.hexdigest()}

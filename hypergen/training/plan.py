@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hypergen.config import Precision
 from hypergen.training.state import State
 
-StoppedBy = Literal["target_loss", "overlap", "epochs"]
+StoppedBy = Literal["target_loss", "target_accuracy", "overlap", "epochs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Plan:
     """Seed of the batch order."""
     target_loss: float
     """Nats per token: an epoch's mean at or below it ends the training; 0: only the steps end it."""
+    target_accuracy: float | None
+    """Token accuracy, 0 to 1: an epoch at or above it ends the training, too; none: no such rule."""
     last_layers: int
     """Blocks that train, counted from the last one; 0: everything."""
     precision: Precision
@@ -47,6 +49,15 @@ class Plan:
     """Time after which the next step ends in a checkpoint, too; infinite: never."""
 
 
+class EpochMetrics(NamedTuple):
+    """Hold the training metrics of an epoch, each batch's taken before its step."""
+
+    loss: float
+    """Nats per token, the mean over its sequences."""
+    accuracy: float
+    """Share of its tokens whose argmax prediction, given the true past, was right, 0 to 1 (arXiv 2602.11149)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingHooks:
     """Connect a training with its caller: the state to continue from, callbacks, reasons to stop.
@@ -56,8 +67,8 @@ class TrainingHooks:
 
     state: State | None = None
     """Where to continue; none: start."""
-    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None
-    """Called after each epoch with its number (from 1) and mean loss; its time does not count as training."""
+    on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None
+    """Called after each epoch with its number (from 1) and metrics; its time does not count as training."""
     on_checkpoint: Callable[[State], None] = lambda state: None
     """Called with a state to keep: every `Plan.checkpoint_every` steps, after `Plan.checkpoint_seconds`, when a signal
     arrived, and when the training ends. The tensors are those in use: write or copy them before you return."""
@@ -75,6 +86,8 @@ class FitResult:
 
     loss: float
     """Nats per token, the mean over the last epoch."""
+    accuracy: float
+    """Share of the last epoch's tokens whose argmax prediction was right, 0 to 1."""
     epochs: int
     steps: int
     stopped_by: StoppedBy

@@ -16,6 +16,7 @@ import torch
 from hypergen.config import Precision
 from hypergen.runtime.console import warn
 from hypergen.runtime.devices import has_bf16_units
+from hypergen.runtime.progress import Advance, track
 
 TRIAL_STEPS = 2  # of each precision, the first to warm up
 WORTH_STEPS = 40  # a shorter training is over before a trial has paid
@@ -28,21 +29,25 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def choose_precision(step: Callable[[Precision], object], device: torch.device, num_steps: int) -> Precision:
+def choose_precision(
+    step: Callable[[Precision], object], device: torch.device, num_steps: int, *, label: str = ""
+) -> Precision:
     """Choose the faster precision by trial, and say so on standard error.
 
     Args:
         step: runs one step in a precision, leaves weights as they were, and returns when all of it is computed.
         device: on which it runs.
         num_steps: of the training; a short one is not worth a trial.
+        label: of the progress; empty: none is shown.
     """
     if not has_bf16_units(device) or num_steps < WORTH_STEPS:
         return "fp32"
     try:
-        fp32_seconds = min(_seconds(step, "fp32") for _ in range(TRIAL_STEPS))
-        if fp32_seconds < WORTH_SECONDS:
-            return "fp32"
-        bf16_seconds = min(_seconds(step, "bf16") for _ in range(TRIAL_STEPS))
+        with track(label, 2 * TRIAL_STEPS, transient=True) as advance:
+            fp32_seconds = min(_seconds(step, "fp32", advance) for _ in range(TRIAL_STEPS))
+            if fp32_seconds < WORTH_SECONDS:
+                return "fp32"
+            bf16_seconds = min(_seconds(step, "bf16", advance) for _ in range(TRIAL_STEPS))
     except torch.OutOfMemoryError:
         return "bf16"  # it needs less; the training itself goes on in smaller parts
     precision: Precision = "bf16" if fp32_seconds >= WORTH_RATIO * bf16_seconds else "fp32"
@@ -51,7 +56,9 @@ def choose_precision(step: Callable[[Precision], object], device: torch.device, 
     return precision
 
 
-def _seconds(step: Callable[[Precision], object], precision: Precision) -> float:
+def _seconds(step: Callable[[Precision], object], precision: Precision, advance: Advance) -> float:
     started = time.perf_counter()
     step(precision)
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    advance()
+    return seconds

@@ -28,6 +28,8 @@ class State:
     """Optimizer steps taken."""
     epoch_loss: float = 0.0
     """Sum over the running epoch, or the one just ended, of loss times sequences."""
+    epoch_correct: int = 0
+    """Tokens of the same sequences whose argmax prediction was right."""
     micro_batch_size: int = 0
     """Sequences per forward pass; 0: the whole batch. Halved when memory runs out."""
     precision: Precision = "auto"

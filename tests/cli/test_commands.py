@@ -6,6 +6,8 @@ from dataclasses import MISSING, fields
 
 import pytest
 
+import hypergen
+from hypergen import api
 from hypergen.cli import commands
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, flag
 from hypergen.image.config import Settings as ImageSettings
@@ -121,3 +123,12 @@ def test_help_says_what_data_may_name(verb, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "text: " in shown and "stories" in shown and "cifar10" in shown
     assert ("smollm2-135m" in shown and "gemma-3-270m" in shown) == (verb != "pretrain")
+
+
+def test_fit_ends_with_what_its_training_reached(toy_run, monkeypatch, capsys):
+    run = hypergen.load(toy_run, device="cpu")
+    monkeypatch.setattr(api, "fit", lambda *_, **__: run)
+    commands.parse(["fit"])()
+    training, said = run.record["training"], capsys.readouterr().out.splitlines()[0]
+    reached = f"training loss {training['loss']:.3f}, token accuracy {training['accuracy']:.3f} after 8 epochs"
+    assert said.startswith(f"{reached}, stopped by epochs, ")

@@ -3,6 +3,7 @@
 Alone: pytest tests/decoding/test_loop.py
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -324,3 +325,23 @@ def test_decoding_in_bf16_is_greedy_on_the_copy():
     prompts = plans.sequences(4)[:, :3]
     ids = generate(model, prompts, 6, DecodingConfig(precision="bf16"))
     assert ids.equal(generate(bf16_copy(model), prompts, 6))
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam"])
+def test_progress_moves_with_every_step_of_a_batch(strategy, monkeypatch):
+    """All parts together are the rows and the tokens, however early a batch ends."""
+    counts, found = [], []
+    advance = lambda count, *, tokens: (counts.append(count), found.append(tokens))  # noqa: E731
+    monkeypatch.setattr(loop, "track", lambda label, total: nullcontext(advance))
+    model, prompts = toy(), random_prompts(5)
+    ids = generate(model, prompts, 8, DecodingConfig(strategy=strategy), batch_size=3)
+    assert len(counts) == 2 * 8 and sum(counts) == pytest.approx(5) and sum(found) == ids.numel() == 40
+    assert counts[0] == 3 / 8
+    counts.clear(), found.clear()
+    end = int(ids[0, 1])
+    ids = generate(model, prompts[:1].repeat(3, 1), 8, DecodingConfig(strategy=strategy), end_token=end)
+    assert sum(counts) == pytest.approx(3) and sum(found) == ids.numel()
+    counts.clear(), found.clear()
+    stored = torch.zeros(5, 8, dtype=torch.long)
+    generate(model, prompts, 8, DecodingConfig(strategy=strategy), batch_store=lambda batch, decode: stored[batch])
+    assert counts == [5] and found == [40]

@@ -104,3 +104,11 @@ def test_bf16_agreement_counts_the_positions_where_both_find_the_same_token(mode
     equal = [top_tokens(base, row) == top_tokens(other, row) for row in (tokens[:1], tokens[1:2, :7])]
     assert share == sum(int(same.sum()) for same in equal) / (15 + 6) < 0.5
     assert bf16_agreement(base, []) == (0.0, 0)
+
+
+def test_bf16_agreement_counts_sequences(models, phases):
+    base, _, tokens = models
+    bf16_agreement(base, list(tokens))
+    assert phases() == {}
+    bf16_agreement(base, list(tokens), label="compare")
+    assert phases() == {"compare": "6/6"}

@@ -72,8 +72,8 @@ def test_every_row_continues_past_the_end_token_and_has_a_name_of_its_own():
 
 def test_a_control_is_made_once_and_only_when_asked_for(monkeypatch):
     calls = []
-    monkeypatch.setattr(baselines, "matching_temperature", lambda *_: calls.append("temperature") or 0.5)
-    monkeypatch.setattr(baselines, "log_probability_change", lambda *_: calls.append("bias"))
+    monkeypatch.setattr(baselines, "matching_temperature", lambda *_, **__: calls.append("temperature") or 0.5)
+    monkeypatch.setattr(baselines, "log_probability_change", lambda *_, **__: calls.append("bias"))
     base, held_out = toy(), toy().encode(numbers(4, Settings()))
     models = baselines.Models(base.model, toy(seed=1).model, held_out)
     assert models["base"] is base.model and models["hyperfitted"] is models.hyperfitted and not calls

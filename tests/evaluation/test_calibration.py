@@ -134,3 +134,17 @@ def test_a_bias_undoes_a_bias():
     bias = torch.linspace(-1, 1, NUM_TOKENS, dtype=torch.float64)
     change = log_probability_change(Adjusted(model, bias=bias), model, tokens)
     torch.testing.assert_close(change - change.mean(), bias - bias.mean(), atol=1e-5, rtol=0)
+
+
+def test_a_search_shows_each_temperature_and_without_a_label_nothing(phases):
+    model, tokens = toy(), random_tokens()
+    matching_temperature(model, tokens, 1.0)
+    log_probability_change(toy(1), model, tokens)
+    assert phases() == {}
+    matching_temperature(model, tokens, 1.0, label="match")
+    shown = phases()
+    assert shown.pop("match") == "11/11"
+    assert len(shown) > 1 and set(shown.values()) == {"165/165"}  # positions
+    assert next(iter(shown)) == "match, entropy at temperature 1"
+    log_probability_change(toy(1), model, tokens, label="bias")
+    assert phases() == {"bias": "22/22"}

@@ -210,3 +210,24 @@ def test_no_citation_of_the_training_set_passes():
         return [row[n : n + 5] for row in rows for n in range(first, len(row) - 4) if tuple(row[n : n + 5]) in known]
 
     assert quotations("free") and not quotations("blocked")
+
+
+def test_describing_shows_progress_and_quick_metrics_do_not(phases):
+    """Passes over the examples: loss and top tokens, then where there is a base its top tokens and the ranks in it."""
+    compare = comparison()
+    compare.quick_metrics()
+    assert phases() == {}
+    compare.add("first", GREEDY, describe_model=True)
+    compare.add("second", GREEDY, model=toy(seed=1).model, describe_model=True)
+    assert phases() == {
+        **{"first": "10/10", "first: describe": "20/20"},
+        **{"second": "10/10", "second: describe": "20/20"},
+    }
+    modality = toy()
+    compare = comparison(modality=modality, base=modality.model)
+    compare.add("other", GREEDY, model=toy(seed=1).model, describe_model=True)
+    compare.add("base", GREEDY, describe_model=True)
+    assert phases() == {
+        **{"other": "10/10", "other: describe": "40/40", "other: rank in the base": "10/10"},
+        **{"base": "10/10", "base: describe": "20/20"},
+    }

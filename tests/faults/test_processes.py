@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from hypergen import api
 from hypergen.cli import main as cli
 from hypergen.storage import atomic, manifest
+from hypergen.storage.metrics_log import read_metrics
 from tests.conftest import FIT, tree
 from tests.faults.child import ended, join_by_mpi, join_processes, start
 from tests.faults.conftest import SHORT, Fits, some
@@ -55,6 +56,9 @@ def test_two_make_the_steps_of_one(join, tmp_path, toy_base):
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "one"))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
+    together_log, alone_log = (read_metrics(tmp_path / name) for name in ("run", "one"))
+    assert together_log[0]["accuracy"] == pytest.approx(alone_log[0]["accuracy"], abs=0.01)  # of the whole batch
+    assert together_log[0]["loss"] == pytest.approx(alone_log[0]["loss"], rel=1e-3)
     both.result()
 
 

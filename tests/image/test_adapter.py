@@ -77,6 +77,18 @@ def test_only_chosen_pictures_are_read():
     assert not base().encode(pictures(2), 2, 0).equal(tokens)
 
 
+def test_many_pictures_show_progress_and_one_prompt_does_not(phases):
+    modality = base("vq")
+    tokens = modality.encode(pictures(5))
+    assert phases() == {"encode pictures": "5/5"}
+    modality.decode(tokens)
+    assert phases() == {"decode pictures": "5/5"}
+    modality.encode_prompt(pictures(1)[0])
+    assert phases() == {}
+    base("colors").decode(base("colors").encode(pictures(2)))
+    assert phases() == {"encode pictures": "2/2", "decode pictures": "2/2"}
+
+
 def test_too_many_samples_names_both_numbers():
     with pytest.raises(InputError, match=r"^--num-samples 7: there are only 6 pictures$"):
         base().encode(pictures(6), count=7)

@@ -102,3 +102,9 @@ def test_pickled_weights_are_read_only_on_request(tmp_path):
     torch.save([1, 2], tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="must hold weights by name and nothing else"):
         load_transformer(tmp_path, allow_pickle_weights=True)
+
+
+def test_weights_show_progress_while_they_are_read(tmp_path, phases):
+    reference(tmp_path)
+    count = len(load_transformer(tmp_path).state_dict())
+    assert phases() == {"check weights": f"{count}/{count}", "load weights": f"{count}/{count}"}

@@ -108,3 +108,13 @@ def test_the_references_do_not_change_with_the_model():
         after = references.compute(prompts, completions)
         weight.sub_(1)
     assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_what_takes_long_shows_progress(phases):
+    modality = base("colors")
+    training = modality.encode(pictures(6, seed=1))
+    phases()
+    references = modality.reference_metrics(training, training[:5])
+    assert phases() == {"decode pictures": "5/5", "picture features": "5/5"}
+    references.compute(*split(modality, training))
+    assert phases() == {"decode pictures": "6/6", "nearest training picture": "6/6", "picture features": "6/6"}

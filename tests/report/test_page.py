@@ -113,8 +113,12 @@ def test_the_verdict_stands_above_the_table():
 
 
 def test_curves_are_those_that_were_logged():
-    log = [{"epoch": 0, "ttr": 0.2}, {"epoch": 1, "loss": 3.0, "ttr": 0.4}, {"epoch": 2, "loss": 2.0}]
-    assert curves(log) == {"training loss": [(1, 3.0), (2, 2.0)], "TTR": [(0, 0.2), (1, 0.4)]}
+    log = [{"epoch": 0, "ttr": 0.2}, {"epoch": 1, "loss": 3.0, "ttr": 0.4}, {"epoch": 2, "loss": 2.0, "accuracy": 0.5}]
+    assert curves(log) == {
+        "training loss": [(1, 3.0), (2, 2.0)],
+        "training token accuracy": [(2, 0.5)],
+        "TTR": [(0, 0.2), (1, 0.4)],
+    }
     assert curves([]) == {}
 
 

@@ -14,13 +14,14 @@ import hypergen
 from hypergen.errors import HypergenError
 from hypergen.runtime.distributed import Processes, join_processes
 from hypergen.runtime.launcher import is_distributed
+from hypergen.training.loss import BatchLoss
 
 
 def test_alone_nothing_is_exchanged():
     alone = Processes()
     weight = nn.Parameter(torch.ones(3))
     assert alone.shard(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
-    assert alone.all_reduce_gradients([weight], 0.5) == 0.5 and weight.grad is None
+    assert alone.all_reduce_gradients([weight], (0.5, 3)) == (0.5, 3) and weight.grad is None
     assert alone.sync_stop(15, "epochs") == (15, "epochs") and alone.sync_stop(None, None) == (None, None)
     alone.check_equal("data", object())
     assert alone.broadcast("value") == "value" and alone.is_first
@@ -41,11 +42,11 @@ def exchange(monkeypatch):
 TWO = Processes(0, 2)
 
 
-def test_gradients_and_losses_are_summed(exchange):
-    exchange(0.25)
+def test_gradients_losses_and_correct_tokens_are_summed(exchange):
+    exchange((0.25, 7))
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     used.grad = torch.full((3,), 2.0)
-    assert TWO.all_reduce_gradients([used, unused], 0.5) == 0.75
+    assert TWO.all_reduce_gradients([used, unused], BatchLoss(0.5, 4)) == (0.75, 11)
     assert used.grad.tolist() == [3, 3, 3] and unused.grad.tolist() == [1, 1]
 
 

@@ -55,6 +55,33 @@ def test_long_work_prints_every_ten_seconds(capsys, clock):
     assert lines[0].endswith("90 s left")
 
 
+def test_a_short_passing_phase_prints_nothing(capsys, clock):
+    with track("count", 3, transient=True) as advance:
+        for _ in range(3):
+            clock(3)
+            advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_long_passing_phase_prints_as_any_other(capsys, clock):
+    with track("count", 3, transient=True) as advance:
+        for _ in range(3):
+            clock(6)
+            advance()
+    assert capsys.readouterr().err == "count: 2/3    6 s left\ncount: 3/3    0 s left\n"
+
+
+def test_parts_of_a_count_add_up(capsys, clock):
+    """Within a count the time left is known, too."""
+    with track("count", 2) as advance:
+        for _ in range(6):
+            clock(10)
+            advance(1 / 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["0/2", "0/2", "1/2", "1/2", "1/2", "2/2"]
+    assert [line.split()[2] for line in lines] == ["50", "40", "30", "20", "10", "0"]
+
+
 def test_time_left_counts_only_what_this_process_did(capsys, clock):
     with track("count", 100, done=90) as advance:
         clock(20)
@@ -79,6 +106,13 @@ def test_terminal_gets_a_bar(terminal):
         advance(3, tokens=10, loss=0.5)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
     assert "count" in shown and "4/4" in shown and "loss 0.500" in shown and "tokens/s" in shown
+
+
+def test_the_bar_of_a_passing_phase_vanishes(terminal):
+    with redirect_stderr(terminal), track("count", 3, transient=True) as advance:
+        for _ in range(9):
+            advance(1 / 3)
+    assert "3/3" in terminal.getvalue() and terminal.getvalue().rstrip("\r").endswith("\x1b[2K")
 
 
 def test_label_cannot_style_or_break_the_terminal(terminal):

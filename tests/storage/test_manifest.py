@@ -6,6 +6,7 @@ import json
 import pytest
 
 from hypergen.errors import CheckpointError
+from hypergen.storage import manifest
 from hypergen.storage.atomic import publish
 from hypergen.storage.manifest import build_manifest, check_manifest
 from tests.storage.faulty_disk import flip, write_two
@@ -59,3 +60,17 @@ def test_the_names_of_whole_files_come_back(tmp_path):
     publish(tmp_path / "new", write_two)
     (tmp_path / "new" / "later.txt").touch()  # not listed, so not compared
     assert check_manifest(tmp_path / "new") == {"a.txt", "deep/b.txt"}
+
+
+def test_hashing_shows_progress_in_megabytes(tmp_path, phases, monkeypatch):
+    monkeypatch.setattr(manifest, "BLOCK", 300_000)
+    (tmp_path / "a.bin").write_bytes(bytes(2_000_000))
+    (tmp_path / "b.bin").write_bytes(b"x" * 1_000_000)
+    listed = build_manifest(tmp_path, label="hash")
+    assert phases() == {"hash": "3/3"}
+    assert listed["files"]["a.bin"] == {"bytes": 2_000_000, "sha256": hashlib.sha256(bytes(2_000_000)).hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps(listed))
+    assert check_manifest(tmp_path, label="verify") == {"a.bin", "b.bin"}
+    assert phases() == {"verify": "3/3"}
+    check_manifest(tmp_path)
+    assert phases() == {}

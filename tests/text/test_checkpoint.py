@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from hypergen.errors import InputError
+from hypergen.text.checkpoint import quiet
 from hypergen.text.config import Settings
 from tests.text import tiny
 
@@ -199,3 +201,26 @@ def test_greedy_ids_of_a_trained_model():
         ids = tiny.greedy_ids(modality.model, prompt, 64)
         assert ids == tiny.transformers_ids(modality.model.causal, prompt, 64)
         assert modality.decode(torch.cat([prompt, torch.tensor(ids)], 1))[0].strip().startswith("Once upon a time")
+
+
+def test_weights_show_progress_while_they_are_read_and_written(saved, tmp_path, phases):
+    modality = tiny.load(saved)
+    shown = phases()
+    assert list(shown) == ["load weights", "check weights"]
+    assert all(int(done) == int(total) > 1 for done, total in (count.split("/") for count in shown.values()))
+    modality.save(tmp_path / "again")
+    assert phases() == {"write weights": "1/1"}
+
+
+def test_progress_of_a_loading_that_fails_ends_with_it(phases):
+    """And the bars of transformers that are not ours stay as they were."""
+    hook = logging.set_tqdm_hook(None)
+    with pytest.raises(KeyError), quiet():
+        for name in logging.tqdm(["a", "b"], desc="Loading weights"):
+            if name == "b":
+                raise KeyError(name)
+    assert phases() == {"load weights": "1/2"}
+    assert logging.set_tqdm_hook(hook) is None
+    with quiet():
+        assert list(logging.tqdm(["a"], desc="Something else")) == ["a"]
+    assert phases() == {}

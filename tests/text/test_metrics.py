@@ -134,3 +134,13 @@ def test_mauve_s_features_do_not_change_with_the_model():
         "40 against 40 texts" in reference_metrics.describe(40)["mauve"]
         and "4 clusters" in reference_metrics.describe(40)["mauve"]
     )
+
+
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")  # of faiss
+def test_what_takes_long_shows_progress(phases):
+    References(["a b", "c"])
+    assert phases() == {"dataset BLEU: count the training texts": "2/2"}
+    pytest.importorskip("mauve")
+    tokens = torch.randint(3, 250, (20, 12), generator=torch.Generator().manual_seed(1))
+    mauve(tiny.modality().model, tokens, tokens.flip(1))
+    assert phases() == {"MAUVE: features": "40/40"}

@@ -125,3 +125,14 @@ def test_beginnings_come_before_later_windows():
     assert len(found) == sum(length // 8 for length in lengths)
     beginnings = {tuple(ids[:8]) for ids in tokenize(tiny.tokenizer(), tiny.TEXTS[:4], special=True)}
     assert {tuple(row) for row in found[:4].tolist()} == beginnings
+
+
+def test_tokenizing_shows_progress(phases):
+    """Windows that are looked at, or documents that gave one, until there are enough."""
+    packed_stream(tiny.tokenizer(), tiny.TEXTS, 8, None)
+    assert phases() == {"tokenize": f"{len(tiny.TEXTS)}/{len(tiny.TEXTS)}"}
+    drawn_windows(tiny.tokenizer(), tiny.TEXTS, 8, count=1, seed=0)
+    (count,) = phases().values()
+    assert count.endswith("/16") and int(count.split("/")[0]) >= 16
+    beginnings_first(tiny.tokenizer(), tiny.TEXTS, 8, count=3, seed=0)
+    assert phases() == {"tokenize held-out texts": "3/3"}

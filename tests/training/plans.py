@@ -15,6 +15,7 @@ DEFAULTS = {
     "learning_rate": 1e-3,
     "seed": 0,
     "target_loss": 0.0,
+    "target_accuracy": None,
     "last_layers": 0,
     "precision": "fp32",
     "pretraining": False,
@@ -56,7 +57,7 @@ def sequences(count, seed=0):
 def train(model, tokens, plan, **hooks):
     """The result, and the mean loss of each epoch by its number."""
     losses = {}
-    on_epoch = lambda epoch, loss: losses.update({epoch: loss})  # noqa: E731
+    on_epoch = lambda epoch, metrics: losses.update({epoch: metrics.loss})  # noqa: E731
     return hyperfit(model, tokens, plan, TrainingHooks(on_epoch=on_epoch, **hooks)), losses
 
 

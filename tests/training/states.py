@@ -17,4 +17,6 @@ def saved(folder, facts=FACTS, machine=MACHINE, resume=True):
 
 
 def state(step):
-    return State(step=step, epoch_loss=0.1 * step, tensors={"weight.a": torch.arange(4.0) + step})
+    return State(
+        step=step, epoch_loss=0.1 * step, epoch_correct=3 * step, tensors={"weight.a": torch.arange(4.0) + step}
+    )

@@ -57,7 +57,7 @@ def train(model, last_layers):
 
 def train_uncached(monkeypatch, last_layers):
     with monkeypatch.context() as patch:
-        patch.setattr(ActivationCache, "build", staticmethod(lambda *_: None))
+        patch.setattr(ActivationCache, "build", staticmethod(lambda *_, **__: None))
         losses, cached = train(toy(), last_layers)
     assert not cached
     return losses

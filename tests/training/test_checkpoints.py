@@ -13,6 +13,7 @@ import torch
 from hypergen.errors import CheckpointError, DiskError, InputError, Interrupted, NonFiniteError
 from hypergen.runtime.signals import SignalWatch
 from hypergen.storage.atomic import publish
+from hypergen.storage.manifest import build_manifest
 from hypergen.training.loop import hyperfit
 from hypergen.training.state import State
 from tests.conftest import tree
@@ -28,9 +29,23 @@ def steps(folder):
 def test_a_checkpoint_comes_back(tmp_path):
     saved(tmp_path).save(state(7))
     found = saved(tmp_path).newest()
-    assert (found.step, found.epoch_loss) == (7, state(7).epoch_loss)
+    assert (found.step, found.epoch_loss, found.epoch_correct) == (7, state(7).epoch_loss, 21)
     assert found.tensors["weight.a"].equal(state(7).tensors["weight.a"])
     assert tree(tmp_path / "checkpoints" / "step-7").keys() == {"manifest.json", "state.json", "state.safetensors"}
+
+
+def test_one_from_before_token_accuracy_goes_on_and_says_so(tmp_path, capsys):
+    saved(tmp_path).save(state(7))
+    checkpoint = tmp_path / "checkpoints" / "step-7"
+    numbers = json.loads((checkpoint / "state.json").read_text())
+    del numbers["epoch_correct"]
+    (checkpoint / "state.json").write_text(json.dumps(numbers))
+    (checkpoint / "manifest.json").unlink()
+    (checkpoint / "manifest.json").write_text(json.dumps(build_manifest(checkpoint)))
+    found = saved(tmp_path).newest()
+    assert (found.step, found.epoch_loss, found.epoch_correct) == (7, state(7).epoch_loss, 0)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "step-7: has no token accuracy; in the epoch that goes on, tokens before" in told
 
 
 def test_the_two_newest_are_kept(tmp_path):

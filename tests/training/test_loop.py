@@ -5,6 +5,7 @@ Alone: pytest tests/training/test_loop.py
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteError
+from hypergen.runtime import progress
 from hypergen.training import loop, update_check
 from hypergen.training.batch_order import batch_rows
 from hypergen.training.loop import hyperfit
@@ -62,13 +64,69 @@ def test_epoch_loss_is_the_mean_over_sequences():
     assert losses[1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_less_than_an_epoch_has_a_loss_too():
+def test_less_than_an_epoch_has_a_loss_and_an_accuracy_too():
     model, tokens = toy(), sequences(10)
     rows = batch_rows(0, 0, 10, 4)
-    expected = functional.cross_entropy(model(tokens[rows])[:, :-1].flatten(0, 1), tokens[rows, 1:].flatten()).item()
+    logits = model(tokens[rows])[:, :-1]
+    expected = functional.cross_entropy(logits.flatten(0, 1), tokens[rows, 1:].flatten()).item()
+    right = (logits.argmax(-1) == tokens[rows, 1:]).double().mean().item()
     result, losses = train(model, tokens, new_plan(steps=1))
     assert not losses
-    assert result.loss == pytest.approx(expected, rel=1e-5)
+    assert result.loss == pytest.approx(expected, rel=1e-5) and result.accuracy == right
+
+
+# Token accuracy.
+
+
+@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 1}, {"last_layers": 1}], ids=["whole", "parts", "last"])
+def test_accuracy_is_the_share_of_tokens_predicted_right(changes):
+    """Also where the last batch is smaller; weights that hardly move give the plain share."""
+    model, tokens, metrics = toy(), sequences(10), {}
+    right = (model(tokens)[:, :-1].argmax(-1) == tokens[:, 1:]).double().mean().item()
+    hooks = TrainingHooks(on_epoch=lambda epoch, found: metrics.update({epoch: found}))
+    result = hyperfit(model, tokens, new_plan(steps=6, learning_rate=1e-9, **changes), hooks)
+    assert 0 < right < 1 and [one.accuracy for one in metrics.values()] == [right, right]
+    assert (result.loss, result.accuracy) == metrics[2]
+
+
+def test_accuracy_rises_to_the_target_and_training_stops():
+    """At exactly 1 as well: correct tokens are counted, not averaged."""
+    plan = new_plan(steps=800, learning_rate=5e-3, target_accuracy=1.0)
+    accuracies = []
+    hooks = TrainingHooks(on_epoch=lambda epoch, metrics: accuracies.append(metrics.accuracy))
+    model, tokens = toy(width=32), sequences(16)
+    result = hyperfit(model, tokens, plan, hooks)
+    assert (result.stopped_by, result.accuracy, result.epochs) == ("target_accuracy", 1.0, len(accuracies))
+    assert accuracies[-1] == 1.0 > max(accuracies[:-1]) and result.steps < 800
+    assert model(tokens)[:, :-1].argmax(-1).equal(tokens[:, 1:])
+
+
+def test_an_accuracy_at_the_target_is_enough_and_the_loss_comes_first():
+    accuracies = []
+    hooks = TrainingHooks(on_epoch=lambda epoch, metrics: accuracies.append(metrics.accuracy))
+    hyperfit(toy(), sequences(10), new_plan(steps=60, learning_rate=5e-3), hooks)
+    first = next(epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= accuracies[9])
+    plan = new_plan(steps=60, learning_rate=5e-3, target_accuracy=accuracies[9])
+    result, _ = train(toy(), sequences(10), plan)
+    assert (result.stopped_by, result.epochs, result.accuracy) == ("target_accuracy", first, accuracies[first - 1])
+    result, _ = train(toy(), sequences(10), replace(plan, target_accuracy=1e-9, target_loss=100))
+    assert (result.stopped_by, result.epochs) == ("target_loss", 1)
+
+
+def test_the_progress_shows_the_accuracy(capsys):
+    result, _ = train(toy(), sequences(8), new_plan(steps=1, batch_size=8))
+    assert f"hyperfit: 1/1  loss {result.loss:.3f}  accuracy {result.accuracy:.3f}  " in capsys.readouterr().err
+
+
+def test_without_a_label_no_phase_shows_progress(capsys, monkeypatch):
+    """Not the activation cache either, however long it takes; with one, the cache counts sequences."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    hyperfit(toy(), sequences(8), new_plan(steps=4, last_layers=1), label="")
+    assert capsys.readouterr().err == ""
+    hyperfit(toy(), sequences(8), new_plan(steps=4, last_layers=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines[:2]] == [f"hyperfit: activation cache: {done}/8" for done in (4, 8)]
+    assert all(line.startswith("hyperfit: ") and line.endswith(" s left") for line in lines)
 
 
 def test_pretraining_learns():
@@ -127,7 +185,7 @@ def stop_and_resume(tokens, plan, after, path, kind=ToyModel, device="cpu"):
 
     def save(state):
         save_file({name: value.contiguous() for name, value in state.tensors.items()}, path)
-        saved.append((state.step, state.epoch_loss))
+        saved.append({"step": state.step, "epoch_loss": state.epoch_loss, "epoch_correct": state.epoch_correct})
 
     polls = iter(range(1, after + 1))
     with pytest.raises(Interrupted, match=f"signal 15 after step {after}; --resume continues") as stopped:
@@ -136,18 +194,17 @@ def stop_and_resume(tokens, plan, after, path, kind=ToyModel, device="cpu"):
             tokens,
             plan,
             TrainingHooks(
-                on_epoch=lambda epoch, loss: losses.update({epoch: loss}),
+                on_epoch=lambda epoch, metrics: losses.update({epoch: metrics.loss}),
                 on_checkpoint=save,
                 stop_signal=lambda: 15 if next(polls) == after else None,
             ),
         )
     assert stopped.value.exit_code == 143
-    step, epoch_loss = saved[-1]
-    state = State(step=step, epoch_loss=epoch_loss, tensors=load_file(path))
+    state = State(**saved[-1], tensors=load_file(path))
     second = toy(kind, seed=5).to(device)
     second.load_state_dict(toy(kind).state_dict())  # the frozen part is the base's
     result, more = train(second, tokens, plan, state=state)
-    assert (state.step, state.epoch_loss) == (step, epoch_loss)  # the caller's state is left alone
+    assert {name: getattr(state, name) for name in saved[-1]} == saved[-1]  # the caller's state is left alone
     return second, result, losses | more
 
 
@@ -161,7 +218,8 @@ def test_stopped_and_resumed_gives_the_same_bits(kind, changes, after, tmp_path)
     model, result, losses = stop_and_resume(tokens, plan, after, tmp_path / "state.safetensors", kind)
     assert same(weights(model), weights(whole))
     assert losses == expected_losses
-    assert (result.loss, result.epochs, result.steps) == (expected.loss, expected.epochs, expected.steps)
+    assert (result.loss, result.accuracy) == (expected.loss, expected.accuracy)
+    assert (result.epochs, result.steps) == (expected.epochs, expected.steps)
 
 
 @pytest.mark.gpu

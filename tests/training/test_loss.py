@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from hypergen.training import loss as loss_module
 from hypergen.training.loss import backward
+from hypergen.training.precision import autocast
 from tests.toy.model import ToyModel
 from tests.training.plans import LENGTH, TiedToy, new_plan, sequences, toy, train
 
@@ -20,9 +21,70 @@ def test_backward_equals_plain_autograd(kind, chunk, monkeypatch):
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     loss = backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:])
-    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.loss == pytest.approx(expected.item(), rel=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def without_accuracy(model, hidden, targets, precision, chunk_size):
+    """The loss as it was before anything was counted: the same operations in the same order."""
+    positions, labels = hidden.detach().flatten(0, 1), targets.flatten()
+    gradients, total = [], torch.zeros(())
+    for chunk, chunk_labels in zip(positions.split(chunk_size), labels.split(chunk_size), strict=True):
+        chunk.requires_grad_()
+        with autocast(precision, hidden.device):
+            logits = model.head(chunk)
+        loss = functional.cross_entropy(logits.float(), chunk_labels, reduction="sum") / labels.numel()
+        loss.backward()
+        gradients.append(chunk.grad)
+        total += loss.detach()
+    hidden.backward(torch.cat(gradients).view_as(hidden))
+    return total.item()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("chunk", [7, 10_000])
+def test_counting_leaves_loss_and_gradient_bit_for_bit(precision, chunk, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    plain, counted, tokens = toy(), toy(), sequences(5)
+    expected = without_accuracy(plain, plain.hidden(tokens[:, :-1]), tokens[:, 1:], precision, chunk)
+    found = backward(counted, counted.hidden(tokens[:, :-1]), tokens[:, 1:], precision)
+    assert found.loss == expected
+    for one, other in zip(plain.parameters(), counted.parameters(), strict=True):
+        assert one.grad.equal(other.grad)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_predictions_that_are_right_are_counted(precision, chunk, monkeypatch):
+    """Of equal logits the first one is the prediction, as in decoding; 16 bits make many equal."""
+    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    model, tokens = toy(), sequences(18)
+    with torch.no_grad(), autocast(precision, torch.device("cpu")):
+        logits = model(tokens[:, :-1]).float()
+    expected = int((logits.argmax(-1) == tokens[:, 1:]).sum())
+    with autocast(precision, torch.device("cpu")):
+        hidden = model.hidden(tokens[:, :-1])
+    assert backward(model, hidden, tokens[:, 1:], precision).num_correct == expected > 0
+
+
+def test_a_tie_is_decided_for_the_first_token():
+    model, tokens = toy(), sequences(4)
+    model.head = lambda hidden: ToyModel.head(model, hidden) * 0
+    found = backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:])
+    assert found.num_correct == int((tokens[:, 1:] == 0).sum())
+
+
+def test_the_device_is_waited_for_once(monkeypatch):
+    waits = []
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu"):
+        original = getattr(torch.Tensor, name)
+        waiting = lambda tensor, *rest, name=name, original=original: waits.append(name) or original(tensor, *rest)  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, name, waiting)
+    monkeypatch.setattr(loss_module, "CHUNK", 9)
+    model, tokens = toy(), sequences(5)
+    backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:])
+    assert waits == ["tolist"]
 
 
 def test_logits_exist_for_one_chunk_at_a_time(monkeypatch):
@@ -47,8 +109,9 @@ def test_shares_of_a_batch_add_up(share):
     whole = backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:])
     expected = model.output.weight.grad * share
     model.zero_grad()
-    loss = backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:], share=share)
-    assert loss == pytest.approx(share * whole, rel=1e-6)
+    part = backward(model, model.hidden(tokens[:, :-1]), tokens[:, 1:], share=share)
+    assert part.loss == pytest.approx(share * whole.loss, rel=1e-6)
+    assert part.num_correct == whole.num_correct  # a count, which adds up as it is
     torch.testing.assert_close(model.output.weight.grad, expected)
 
 

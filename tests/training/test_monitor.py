@@ -1,6 +1,7 @@
 """The log of a training, and the rule that reads it. Alone: pytest tests/training/test_monitor.py"""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,32 +11,22 @@ from hypergen.errors import InputError
 from hypergen.storage.metrics_log import read_metrics
 from hypergen.training.loop import hyperfit
 from hypergen.training.monitor import TrainingMonitor
-from hypergen.training.plan import TrainingHooks
+from hypergen.training.plan import EpochMetrics, TrainingHooks
 from tests.conftest import QUICK_TOY
 from tests.training.plans import new_plan, sequences, toy
 
+METRICS = EpochMetrics(loss=1.0, accuracy=0.5)
+
 
 def test_every_so_many_epochs(tmp_path):
-    monitor = TrainingMonitor(folder=tmp_path, quick_metrics=lambda: {"overlap_mean": 3.0}, every=2, max_overlap=None)
+    told = []
+    tracker = SimpleNamespace(log=lambda epoch, metrics: told.append(metrics))
+    options = {"quick_metrics": lambda: {"overlap_mean": 3.0}, "every": 2, "max_overlap": None}
+    monitor = TrainingMonitor(folder=tmp_path, trackers=[tracker], **options)
     for epoch in (1, 2, 3, 4):
-        monitor.on_epoch(epoch, 1.0)
+        monitor.on_epoch(epoch, METRICS)
     assert [row["epoch"] for row in read_metrics(tmp_path) if "overlap_mean" in row] == [2, 4]
-
-
-def test_trackers_are_told_each_epoch(tmp_path):
-    class Remembering:
-        def __init__(self):
-            self.told = []
-
-        def log(self, epoch, metrics):
-            self.told.append((epoch, metrics))
-
-    trackers = Remembering(), Remembering()
-    options = {"quick_metrics": lambda: {"ttr": 0.5}, "every": 2, "max_overlap": None}
-    monitor = TrainingMonitor(folder=tmp_path, trackers=trackers, **options)
-    for epoch in (1, 2):
-        monitor.on_epoch(epoch, 1.0)
-    assert trackers[0].told == trackers[1].told == [(1, {"loss": 1.0}), (2, {"loss": 1.0, "ttr": 0.5})]
+    assert told[:2] == [{"loss": 1.0, "accuracy": 0.5}, {"loss": 1.0, "accuracy": 0.5, "overlap_mean": 3.0}]
 
 
 def test_the_rule_reads_the_log(tmp_path):
@@ -44,7 +35,7 @@ def test_the_rule_reads_the_log(tmp_path):
         folder=tmp_path, quick_metrics=lambda: {"overlap_mean": next(overlaps)}, every=1, max_overlap=4.0
     )
     for epoch in (1, 2, 3):
-        monitor.on_epoch(epoch, 1.0)
+        monitor.on_epoch(epoch, METRICS)
     again = TrainingMonitor(folder=tmp_path, quick_metrics=None, every=0, max_overlap=4.0)  # as in a later process
     assert [again.stop_rule(epoch) for epoch in (1, 2, 3, 4)] == [None, None, "overlap", None]
     assert TrainingMonitor(folder=tmp_path, quick_metrics=None, every=0, max_overlap=None).stop_rule(3) is None
@@ -55,7 +46,8 @@ def test_a_training_stops_by_the_rule(tmp_path):
     hooks = TrainingHooks(on_epoch=monitor.on_epoch, stop_rule=monitor.stop_rule)
     result = hyperfit(toy(), sequences(10), new_plan(steps=9), hooks)
     assert (result.stopped_by, result.epochs) == ("overlap", 1)
-    assert read_metrics(tmp_path) == [{"epoch": 1, "loss": result.loss, "overlap_mean": 5.0}]
+    training = {"loss": result.loss, "accuracy": result.accuracy}
+    assert read_metrics(tmp_path) == [{"epoch": 1} | training | {"overlap_mean": 5.0}]
 
 
 def test_a_fit_ends_where_it_quotes(toy_base, tmp_path):
@@ -74,13 +66,13 @@ def test_held_out_metrics_do_not_change_the_training(toy_base, tmp_path):
     looked = hypergen.fit(**options, measure_every=1, output=str(tmp_path / "looked"))
     blind = hypergen.fit(**options, measure_every=0, output=str(tmp_path / "blind"))
     assert looked.records == blind.records
-    assert [row.keys() for row in read_metrics(tmp_path / "blind")] == [{"epoch", "loss"}] * 3
+    assert [row.keys() for row in read_metrics(tmp_path / "blind")] == [{"epoch", "loss", "accuracy"}] * 3
     last, table = read_metrics(tmp_path / "looked")[-1], looked.records[2]["values"]
     assert last["ttr"] == pytest.approx(table["ttr"]["mean"]) and last["entropy"] == pytest.approx(
         table["entropy"]["mean"]
     )
     page = (tmp_path / "looked" / "report.html").read_text()
-    for title in ("training loss", "held-out loss", "entropy", "TTR", "overlap mean"):
+    for title in ("training loss", "training token accuracy", "held-out loss", "entropy", "TTR", "overlap mean"):
         assert f"<b>{title}</b>" in page
     assert json.loads((tmp_path / "looked" / "hypergen.json").read_text())["look_before"].keys() <= last.keys()
 

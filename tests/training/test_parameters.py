@@ -113,3 +113,12 @@ def test_the_fingerprint_does_not_read_weights_that_are_in_files():
     whole = frozen_fingerprint(model, 1)
     model.blocks[0].to("meta")
     assert frozen_fingerprint(model, 1) != whole
+
+
+def test_hashing_frozen_weights_shows_progress(phases):
+    model = toy()
+    frozen_fingerprint(model, 1)
+    assert phases() == {}
+    num_frozen = sum(not name.startswith(("blocks.2.", "norm.", "output.")) for name, _ in model.named_parameters())
+    frozen_fingerprint(model, 1, label="hash")
+    assert phases() == {"hash": f"{num_frozen}/{num_frozen}"}

@@ -37,6 +37,15 @@ def test_the_faster_one_is_chosen_and_told(clock, capsys, seconds, expected):
     assert told == "" if fp32 < precision.WORTH_SECONDS else f"computing in {expected}" in told
 
 
+def test_a_long_trial_shows_progress(clock, monkeypatch, capsys):
+    step = clock(fp32=30.0, bf16=20.0)
+    precision.choose_precision(step, CPU, 100, label="trial")
+    shown = [line.split("  ")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("trial: ")]
+    assert shown == [f"trial: {done}/4" for done in (1, 2, 3, 4)]
+    precision.choose_precision(step, CPU, 100)
+    assert "trial: " not in capsys.readouterr().err
+
+
 def test_no_trial_where_it_cannot_pay(clock, monkeypatch):
     def never(name):
         raise AssertionError(name)
@@ -57,7 +66,8 @@ def test_a_trial_leaves_the_training_as_it_was(clock, monkeypatch):
     expected, losses = train(toy(), sequences(8), new_plan(steps=60))
     tried = []
 
-    def choose(step, device, num_steps):
+    def choose(step, device, num_steps, *, label):
+        assert label == "hyperfit: trial of precisions"
         for name in ("fp32", "bf16"):
             step(name)
             tried.append(name)
@@ -70,13 +80,13 @@ def test_a_trial_leaves_the_training_as_it_was(clock, monkeypatch):
 
 
 def test_a_resumed_training_keeps_what_was_chosen(monkeypatch):
-    monkeypatch.setattr(loop, "choose_precision", lambda *arguments: pytest.fail("a second trial"))
+    monkeypatch.setattr(loop, "choose_precision", lambda *arguments, **_: pytest.fail("a second trial"))
     result, _ = train(toy(), sequences(8), new_plan(steps=4, precision="auto"), state=State(precision="bf16"))
     assert result.precision == "bf16"
 
 
 def test_frozen_16_bit_weights_are_not_doubled_for_a_trial(monkeypatch):
-    monkeypatch.setattr(loop, "choose_precision", lambda *arguments: pytest.fail("a trial"))
+    monkeypatch.setattr(loop, "choose_precision", lambda *arguments, **_: pytest.fail("a trial"))
     result, _ = train(toy().bfloat16(), sequences(8), new_plan(steps=4, last_layers=1, precision="auto"))
     assert result.precision == "bf16"
 

@@ -19,10 +19,10 @@ def trained(steps=2, shape=(3, 4)):
 
 def test_there_and_back():
     weights, optimizers = trained()
-    state = snapshot(weights, optimizers, State(step=2, epoch_loss=0.5, micro_batch_size=4))
+    state = snapshot(weights, optimizers, State(step=2, epoch_loss=0.5, epoch_correct=9, micro_batch_size=4))
     fresh, others = trained(0)
     counts = restore(fresh, others, state)
-    assert counts == State(step=2, epoch_loss=0.5, micro_batch_size=4)
+    assert counts == State(step=2, epoch_loss=0.5, epoch_correct=9, micro_batch_size=4)
     assert all(fresh[name].equal(weights[name]) for name in weights)
     again = snapshot(fresh, others, counts).tensors
     assert again.keys() == state.tensors.keys() and all(again[name].equal(state.tensors[name]) for name in again)
