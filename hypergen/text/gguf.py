@@ -20,7 +20,7 @@ from typing import IO, Any
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from hypergen.errors import InputError
@@ -295,14 +295,17 @@ def warn_about_unused(header: Header, causal: PreTrainedModel) -> None:
         warn(f"{header.path}: {left_over:,} of its {header.num_values:,} values have no place in transformers' model")
 
 
-def plain_tokenizer(tokenizer: PreTrainedTokenizerBase, header: Header) -> PreTrainedTokenizerFast:
-    """Rebuild a tokenizer without its class, which would make other ids when the saved one is loaded.
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a file, without the class of its architecture.
 
-    Digits stand alone where the file says so; transformers knows fewer ways to split a text than llama.cpp.
+    That class would make other ids when the saved tokenizer is loaded, and to find it transformers reads the whole
+    header twice. Digits stand alone where the file says so: transformers knows fewer splits of a text than llama.cpp.
     """
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    with whereabouts(name) as where:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(**where)
     backend = tokenizer.backend_tokenizer
-    if header.values.get("tokenizer.ggml.pre") in DIGITS_APART:
+    if read_header(Path(name)).values.get("tokenizer.ggml.pre") in DIGITS_APART:
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     return PreTrainedTokenizerFast(

@@ -55,18 +55,18 @@ def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTraine
         InputError: there is none, it cannot be read, or it has no pieces.
     """
     try:
-        with quiet(), gguf.whereabouts(str(name)) as where:
-            tokenizer = AutoTokenizer.from_pretrained(
-                **where, trust_remote_code=False, local_files_only=local_files_only
-            )
-            if gguf.is_gguf(name):
-                tokenizer = gguf.plain_tokenizer(tokenizer, gguf.read_header(Path(name)))
+        with quiet():
+            tokenizer = gguf.load_tokenizer(str(name)) if gguf.is_gguf(name) else _auto(str(name), local_files_only)
             _try_out(tokenizer)
     except Exception as error:  # whatever hub, JSON and tokenizers raise
         raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error
     if not len(tokenizer):
         raise InputError(f"{name}: its tokenizer has no pieces")
     return tokenizer
+
+
+def _auto(name: str, local_files_only: bool) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
 
 
 def _try_out(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
 from hypergen.text.config import Settings
-from hypergen.text.gguf import LLAMA3, Header, is_gguf, plain_tokenizer, read_header, whereabouts
+from hypergen.text.gguf import LLAMA3, is_gguf, load_tokenizer, read_header, whereabouts
 from tests.text import tiny
 
 gguf = pytest.importorskip("gguf")
@@ -246,12 +246,16 @@ def test_other_sources_are_found_as_before(tmp_path):
             assert where == {"pretrained_model_name_or_path": name}
 
 
-def test_a_plain_tokenizer_keeps_special_tokens_and_template():
-    marked = tiny.with_begin_token().tokenizer
-    marked.chat_template = "{{ messages }}"
-    plain = plain_tokenizer(marked, Header(Path("a"), {}, {}))
-    assert (plain.bos_token, plain.eos_token, plain.pad_token) == (marked.bos_token, marked.eos_token, marked.pad_token)
-    assert plain.chat_template == marked.chat_template and plain("a")["input_ids"] == marked("a")["input_ids"]
+def test_a_tokenizer_keeps_special_tokens_and_template(tmp_path):
+    values = {"tokenizer.chat_template": "{{ messages }}", "tokenizer.ggml.add_bos_token": 1}
+    path = gguf_file.write(tmp_path / "tiny.gguf", llama(), values=values)
+    tokenizer, end = load_tokenizer(str(path)), tiny.tokenizer().eos_token
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (end, end, end)
+    assert tokenizer.chat_template == "{{ messages }}"
+    assert tokenizer("a")["input_ids"] == [0, *tiny.tokenizer()("a")["input_ids"]]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again.chat_template == tokenizer.chat_template and again("a")["input_ids"] == tokenizer("a")["input_ids"]
 
 
 def test_a_file_that_is_not_there(tmp_path):
