@@ -7,7 +7,7 @@ Shape letters: N sequences, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -82,7 +82,8 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     typed, given = split_options(FitConfig, config, options)
     name = modality_of(typed.modality, typed.model)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
-    recipe = fit_recipe(read_card(adapter, name, typed.model), typed.data, name)
+    card = read_card(adapter, name, typed.model)
+    recipe = fit_recipe(card, typed.data, name)
     resolved = ResolvedFit.of(typed, name, recipe)
     settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
     folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
@@ -141,7 +142,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
 
         # 7. Publish.
         facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
-        facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": base_card(base)}
+        facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": _base_card(base, card)}
         run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -299,6 +300,13 @@ def _recorded_base(modality: str, model: str | None) -> str:
     if model is None:
         return modality
     return model if registry.is_named(model) else lasting_name(model)
+
+
+def _base_card(base: str, card: Mapping[str, Any]) -> dict[str, str]:
+    """Find license and hub id of a base: in the card of a named one, else in its folder or on the hub."""
+    if "source" in card:
+        return {"base_model": card["source"], "license": card["license"]}
+    return base_card(base)
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def run_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
         "batch size": config["batch_size"],
         "seed": config["seed"],
         "training loss": round(training["loss"], 3),
+        "training token accuracy": round(training["accuracy"], 3),
         "stopped by": training["stopped_by"],
         "SHA-256 of the training sequences": facts["data_sha256"],
         "made with": _versions(facts),
