@@ -1,4 +1,4 @@
-"""Put a model into evaluation mode for a while."""
+"""Put a model into evaluation mode or training mode for a while."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def evaluating(model: Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def training(model: Module) -> Iterator[None]:
+    """Set training mode inside and evaluation mode after it, whatever is raised there.
+
+    A trained model is decoded next; one whose training was interrupted must not stay half in training.
+    """
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()

@@ -25,6 +25,7 @@ from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteErr
 from hypergen.modality import TruncatableModel
 from hypergen.runtime.console import warn
 from hypergen.runtime.distributed import Processes
+from hypergen.runtime.evaluation_mode import training
 from hypergen.runtime.progress import track
 from hypergen.training.activation_cache import ActivationCache
 from hypergen.training.activation_checkpointing import checkpointed
@@ -52,7 +53,7 @@ def hyperfit(
     """Train a model in place on a fixed set of sequences.
 
     Args:
-        model: left in evaluation mode.
+        model: left in evaluation mode, whatever ends the training.
         tokens: (N, T) ids.
         plan: the values to follow.
         hooks: the state to continue from, callbacks, and reasons to stop.
@@ -68,9 +69,9 @@ def hyperfit(
     """
     _check_tokens(tokens, model.context_length)
     parameters, state = mark_trained(model, plan.last_layers), replace(hooks.state or State())
-    state.micro_batch_size = state.micro_batch_size or plan.micro_batch_size or 0
+    if plan.micro_batch_size is not None and not state.micro_batch_size:  # memory has not halved it yet
+        state.micro_batch_size = plan.micro_batch_size
     tokens = tokens.to(next(model.parameters()).device)
-    model.train()
     state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state, label))
     plan = replace(plan, precision=state.precision)
     if plan.precision == "fp32":
@@ -85,6 +86,7 @@ def hyperfit(
     saved = started
 
     with (
+        training(model),
         hooks.whole_steps(),
         checkpointed([*model.blocks], plan.recompute),
         track(label, plan.steps, done=state.step) as advance,
@@ -135,7 +137,6 @@ def hyperfit(
                 saved = time.perf_counter()
             if signal:
                 raise Interrupted(signal, f"stopped by signal {signal} after step {state.step}; --resume continues")
-    model.eval()
     seconds = time.perf_counter() - started
     return FitResult(
         **_epoch_metrics(state, tokens.shape, plan.batch_size)._asdict(),

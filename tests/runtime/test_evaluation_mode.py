@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from hypergen.runtime.evaluation_mode import evaluating
+from hypergen.runtime.evaluation_mode import evaluating, training
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -27,3 +27,13 @@ def test_one_inside_the_other():
             pass
         assert not model.training
     assert model.training
+
+
+def test_training_mode_ends_whatever_is_raised():
+    model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).eval()
+    with training(model):
+        assert model.training
+    assert not model.training
+    with pytest.raises(KeyError), training(model):
+        raise KeyError
+    assert not model.training
