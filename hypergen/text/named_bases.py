@@ -19,7 +19,7 @@ from hypergen.errors import InputError
 from hypergen.runtime.cache_folder import cache_folder
 from hypergen.runtime.console import warn
 from hypergen.storage.atomic import disk_errors, publish
-from hypergen.storage.file_names import MANIFEST
+from hypergen.storage.file_names import LOCK, MANIFEST
 from hypergen.storage.lock import wait_for_lock
 from hypergen.text.checkpoint import load_causal, locate, read_config, save_causal
 from hypergen.text.tokenizer import load_tokenizer
@@ -119,7 +119,7 @@ def resolve(source: str) -> str:
     parts = [_installed_file(source, base, *part) for part in base.packages.items()]
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with wait_for_lock(folder.with_name(f"{folder.name}.lock")):  # several processes of one training start together
+    with wait_for_lock(folder.with_name(folder.name + LOCK)):  # several processes of one training start together
         if not (folder / MANIFEST).is_file():
             _convert(source, base, parts, folder)
     return str(folder)
