@@ -27,6 +27,9 @@ NAMES = {
 }
 
 
+FOREIGN = {("tables.py", "state.json")}  # `save_to_disk` of `datasets` has a file of the same name
+
+
 def test_the_names_are_those_of_released_runs():
     assert {name: value for name, value in vars(file_names).items() if name.isupper()} == NAMES
 
@@ -37,4 +40,5 @@ def test_no_other_module_spells_one_out():
     package = Path(hypergen.__file__).parent
     for path in package.rglob("*.py"):
         constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        assert path.name == "file_names.py" or not names & constants, path
+        spelled = {name for name in names & constants if (path.name, name) not in FOREIGN}
+        assert path.name == "file_names.py" or not spelled, path
