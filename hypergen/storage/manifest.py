@@ -13,6 +13,7 @@ from hypergen.storage.file_names import MANIFEST
 
 FORMAT = 1
 MEGABYTE = 10**6
+DIFFERS = "missing, or its content is not what the manifest says"
 BLOCK = 16 * MEGABYTE  # bytes hashed between two looks at the progress
 
 
@@ -49,18 +50,28 @@ def check_manifest(folder: Path, *, label: str = "") -> set[str]:
             raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
-    whole = sum(size for size, _ in listed.values() if isinstance(size, int))
-    with track(label, whole / MEGABYTE, transient=True) as advance:
-        for name, (size, digest) in listed.items():
-            if not _is_as_listed(folder / name, size, digest, advance):
-                raise CheckpointError(f"{folder / name}: missing, or its content is not what the manifest says")
+    # The sizes come first: those that hold are true, so what an edited manifest says reaches no sum.
+    for name, (size, _) in listed.items():
+        if not _has_size(folder / name, size):
+            raise CheckpointError(f"{folder / name}: {DIFFERS}")
+    with track(label, sum(size for size, _ in listed.values()) / MEGABYTE, transient=True) as advance:
+        for name, (_, digest) in listed.items():
+            if not _has_digest(folder / name, digest, advance):
+                raise CheckpointError(f"{folder / name}: {DIFFERS}")
     return set(listed)
 
 
-def _is_as_listed(path: Path, size: object, digest: object, advance: Advance) -> bool:
+def _has_size(path: Path, size: object) -> bool:
     try:
-        return path.is_file() and path.stat().st_size == size and _digest(path, advance) == digest
+        return path.is_file() and path.stat().st_size == size
     except OSError:  # the disk does not give it
+        return False
+
+
+def _has_digest(path: Path, digest: object, advance: Advance) -> bool:
+    try:
+        return _digest(path, advance) == digest
+    except OSError:
         return False
 
 
