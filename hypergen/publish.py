@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hypergen import registry
-from hypergen.data.hub import HUB_ID
+from hypergen.data.hub import HUB, HUB_ID
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
 from hypergen.modality import Figure, Modality
@@ -19,8 +19,6 @@ from hypergen.report.page import curves, page
 from hypergen.runtime.redaction import redact
 from hypergen.storage.file_names import CARD, HELD_OUT_TOKENS, RECORD, REPORT, SAMPLES, TRAINING_TOKENS
 from hypergen.storage.metrics_log import read_metrics
-
-HUB = "hub:"  # how a source on the hub begins
 
 
 def write_run(temporary: Path, folder: Path, modality: Modality, compare: Comparison, facts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 
+HUB = "hub:"  # how a source on the hub begins
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SECONDS_TO_WAIT = 5.0
 TRUE_WORDS = {"1", "on", "yes", "true"}
@@ -57,7 +58,7 @@ def load_hub_rows(source: str, *, limit: int | None = None) -> Any:
         import datasets
     except ImportError as error:
         raise InputError(f"{source}: needs the package datasets (pip install 'datasets>=4')") from error
-    name, _, split = source.removeprefix("hub:").partition(":")
+    name, _, split = source.removeprefix(HUB).partition(":")
     if not HUB_ID.fullmatch(name):  # a path would be read from this machine
         raise InputError(f"{source}: has no data set id; it is written hub:ID or hub:ID:SPLIT")
     if is_offline():

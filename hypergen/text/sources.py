@@ -18,7 +18,7 @@ from hypergen.data.bad_rows import Skip, skip_bad_rows
 from hypergen.data.compressed import Content, Unpacker, inner_suffix
 from hypergen.data.csv_rows import index_csv
 from hypergen.data.folders import find_files
-from hypergen.data.hub import load_hub_rows
+from hypergen.data.hub import HUB, load_hub_rows
 from hypergen.data.json_array import index_json
 from hypergen.data.jsonl import index_rows
 from hypergen.data.lazy import Concatenated
@@ -59,7 +59,7 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str]:
     """
     if source == "stories":
         return _read_stories()
-    if source.startswith("hub:"):
+    if source.startswith(HUB):
         return _read_hub(source, settings, skip_bad)
     path = Path(source).expanduser()
     with _file_errors(source):
