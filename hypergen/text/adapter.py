@@ -26,12 +26,18 @@ from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
 from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
+from hypergen.text.known_words import known_words
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
 from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
 from hypergen.text.tokenizer import decode_texts, largest_id, load_tokenizer, prefix_ids, tokenize, train_tokenizer
+from hypergen.text.word_list import NO_LIST, WordList, find_words
 
 METRICS: dict[str, Metric] = {
+    "known_words": Metric(
+        head="known words",
+        meaning="share of a completion's words that the base's word list has, 0 to 1; high is better",
+    ),
     "self_bleu": Metric(
         head="self-BLEU",
         meaning="BLEU of a text with the other completions as references, 0 to 100; low is varied",
@@ -184,8 +190,9 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
+    words = find_words(source, named_bases.card(source))
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
-    return TextModality(TextModel(causal), tokenizer, settings)
+    return TextModality(TextModel(causal), tokenizer, settings, words)
 
 
 def _check_prompt(settings: Settings) -> None:
@@ -228,23 +235,31 @@ class TextModality:
 
     name = "text"
 
-    def __init__(self, model: TextModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
+    def __init__(
+        self,
+        model: TextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        word_list: WordList | None = None,
+    ):
+        """Join the parts; the word list is that of the base, where it has one."""
         self.model = model
         self.tokenizer = tokenizer
         self.settings: Settings = fill(settings, PAPER_RECIPE)
         self.sequence_length = _sequence_length(settings)
         self.end_token: int | None = _end_token(model, tokenizer)
+        self._word_list = word_list
         self._prefix = prefix_ids(tokenizer)
         self._separator = [one for one in [self.end_token] if one is not None] if settings.pack else None
 
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
-        return TextModality(self.model, self.tokenizer, settings)
+        return TextModality(self.model, self.tokenizer, settings, self._word_list)
 
     def with_model(self, model: TokenModel) -> TextModality:
         """Combine the same tokenizer and settings with another model."""
         assert isinstance(model, TextModel)
-        return TextModality(model, self.tokenizer, self.settings)
+        return TextModality(model, self.tokenizer, self.settings, self._word_list)
 
     def is_item(self, value: object) -> bool:
         """Tell one text from a collection of several."""
@@ -375,12 +390,16 @@ class TextModality:
         return TextFigure(comparison_table(self.decode(prompts), texts))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Compute none: those that need the texts themselves are in `reference_metrics`."""
-        return {}
+        """Compute `known_words` (B,) where the base has a word list; the others are in `reference_metrics`."""
+        if self._word_list is None:
+            return {}
+        texts = self.render(list(prompts), completions)
+        return {"known_words": known_words(texts, self._word_list.words, self.decode(prompts))}
 
     def reference_metrics(self, training: Tensor, originals: Tensor) -> TextReferenceMetrics:
         """Prepare BLEU among completions and against the training (N, T), and MAUVE against the originals (M, T)."""
-        return TextReferenceMetrics(self.model, self.decode, training, originals)
+        note = NO_LIST if self._word_list is None else self._word_list.describe()
+        return TextReferenceMetrics(self.model, self.decode, training, originals, known_words=note)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""

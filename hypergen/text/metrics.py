@@ -131,9 +131,24 @@ class TextReferenceMetrics:
     """
 
     def __init__(
-        self, model: Predictor, decode: Callable[[Tensor], list[str]], training: Tensor, originals: Tensor
+        self,
+        model: Predictor,
+        decode: Callable[[Tensor], list[str]],
+        training: Tensor,
+        originals: Tensor,
+        *,
+        known_words: str,
     ) -> None:
-        self._decode, self._originals = decode, originals
+        """Count the training texts, and copy the model.
+
+        Args:
+            model: gives MAUVE's features.
+            decode: ids (N, T) -> texts.
+            training: (N, T) tokens.
+            originals: (M, T) tokens.
+            known_words: what to say of that metric, which needs none of this and is computed by the modality.
+        """
+        self._decode, self._originals, self._known_words = decode, originals, known_words
         self._references = References(decode(training)) if dependencies.is_installed("sacrebleu") else None
         self._model = copy.deepcopy(model) if dependencies.is_installed("mauve") else None
 
@@ -151,7 +166,11 @@ class TextReferenceMetrics:
 
     def describe(self, num_completions: int) -> dict[str, str]:
         """Say by name how each metric of `num_completions` completions is computed, or why it is not."""
-        return {**self._describe_bleu(num_completions), "mauve": self._describe_mauve(num_completions)}
+        return {
+            "known_words": self._known_words,
+            **self._describe_bleu(num_completions),
+            "mauve": self._describe_mauve(num_completions),
+        }
 
     def _describe_bleu(self, num_completions: int) -> dict[str, str]:
         if self._references is None:

@@ -25,6 +25,10 @@ from hypergen.text.checkpoint import load_causal, locate, read_config, save_caus
 from hypergen.text.tokenizer import load_tokenizer
 
 BLOCK = 2**20  # bytes that are copied and hashed at a time
+WORDS = {  # of the embedded base (`word_list`): nobody outside has the texts that these models were trained on
+    "file": "words.txt.gz",
+    "from": "the embedded text base's, seen at least twice in fiction, not what this model was pretrained on",
+}
 FOLDER = "bases"  # inside the cache
 
 
@@ -39,7 +43,8 @@ class NamedBase:
     install: str
     """What to give to `pip install`."""
     card: Mapping[str, Any]
-    """JSON values: `model`, `storage`, `license`, `license_url`, `source`, and `fit`, recipes by source of data."""
+    """JSON values: `model`, `storage`, `license`, `license_url`, `source`, `words` (its word list, and what that is),
+    and `fit`, recipes by source of data."""
 
 
 NAMED_BASES = {
@@ -53,6 +58,7 @@ NAMED_BASES = {
             "license": "apache-2.0",
             "license_url": "https://www.apache.org/licenses/LICENSE-2.0",
             "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "words": WORDS,
             # Starting points, not yet chosen over seeds.
             "fit": {
                 data: {
@@ -80,6 +86,7 @@ NAMED_BASES = {
             "license": "gemma",
             "license_url": "https://ai.google.dev/gemma/terms",
             "source": "google/gemma-3-270m",
+            "words": WORDS,
             # Starting points, not yet chosen over seeds.
             "fit": {
                 data: {

@@ -5,6 +5,8 @@ Alone: pytest tests/text/test_adapter.py
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from hypergen.text import adapter
 from hypergen.text.adapter import TextModality
 from hypergen.text.config import Settings
 from hypergen.text.model import TextModel
+from hypergen.text.word_list import write_words
 from tests import contract
 from tests.text import tiny
 
@@ -111,6 +114,23 @@ def test_every_metric_can_be_shown_and_each_library_can_be_named():
     assert reference_metrics.compute(tokens[:, :4], tokens[:, 4:]).keys() <= adapter.METRICS.keys()
     assert adapter.METRICS["self_bleu"].is_diversity and not adapter.METRICS["dataset_bleu"].is_diversity
     assert set(adapter.OPTIONAL_DEPENDENCIES) == {"sacrebleu", "mauve", "datasets", "zstandard", "gguf"}
+
+
+def test_known_words_of_a_base_with_a_list(tmp_path):
+    tiny.modality().save(tmp_path)
+    write_words(tmp_path / "list.gz", {"rowed": 2, "back": 2})
+    (tmp_path / "hypergen.json").write_text(json.dumps({"words": {"file": "list.gz", "from": "of the tests"}}))
+    modality = tiny.load(tmp_path)
+    prompts, completions = (
+        _ids(modality, "The ferry", "The"),
+        _ids(modality, "man rowed bark.", " back rowed, rowed an"),
+    )
+    assert modality.metrics(prompts, completions)["known_words"].tolist() == pytest.approx([1 / 2, 1])
+    for changed in (modality.with_settings(tiny.SETTINGS), modality.with_model(modality.model)):
+        assert changed.metrics(prompts, completions).keys() == {"known_words"}
+    contract.check_metrics(modality, prompts, completions)
+    assert "of the tests" in modality.reference_metrics(prompts, prompts).describe(2)["known_words"]
+    assert tiny.modality().metrics(prompts, completions) == {}
 
 
 def test_sequences_longer_than_the_context():

@@ -11,6 +11,7 @@ from hypergen.errors import InputError
 from hypergen.runtime import dependencies
 from hypergen.text.adapter import METRICS
 from hypergen.text.metrics import References, mauve, self_bleu_signature, self_bleu_values
+from hypergen.text.word_list import NO_LIST
 from tests.text import tiny
 
 WORDS = ["the", "a", "cat,", "dog.", "sat", "ran", "on", "in", "mat", "'tis", '"and"', "or", "U.S.", "3.5", "don't"]
@@ -76,6 +77,7 @@ def test_decoded_completions_are_compared(sequences, monkeypatch):
     assert list(found) == ["self_bleu", "dataset_bleu"]
     assert reference_metrics.describe(8).keys() <= METRICS.keys()
     assert reference_metrics.describe(8) == {
+        "known_words": NO_LIST,
         "self_bleu": self_bleu_signature(8),
         "dataset_bleu": References(["a"] * 8).signature(),
         "mauve": "not measured: needs mauve (pip install 'mauve-text>=0.4')",

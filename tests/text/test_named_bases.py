@@ -164,7 +164,7 @@ def test_the_names_are_those_that_the_light_module_lists():
 def test_a_card_says_what_the_base_is_and_how_it_is_fitted(name):
     card = named_bases.card(name)
     assert json.loads(json.dumps(card)) == card
-    assert all(card[key] for key in ("model", "storage", "license", "license_url", "source"))
+    assert all(card[key] for key in ("model", "storage", "license", "license_url", "source", "words"))
     assert card["fit"].keys() == {"self", "data"}
     for recipe in card["fit"].values():
         assert recipe.keys() == PAPER_RECIPE.keys() | {"sequence_length"}
