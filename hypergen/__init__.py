@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hypergen.api import pretrain as pretrain
     from hypergen.config import DecodingConfig as DecodingConfig
     from hypergen.config import EvaluateConfig as EvaluateConfig
+    from hypergen.config import ExportConfig as ExportConfig
     from hypergen.config import FitConfig as FitConfig
     from hypergen.config import PretrainConfig as PretrainConfig
     from hypergen.errors import HypergenError as HypergenError
@@ -39,6 +40,7 @@ _HOMES = {
     "FitConfig": "config",
     "PretrainConfig": "config",
     "EvaluateConfig": "config",
+    "ExportConfig": "config",
     "DecodingConfig": "config",
     "HypergenError": "errors",
     "InputError": "errors",

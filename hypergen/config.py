@@ -278,6 +278,21 @@ class EvaluateConfig:
         _require_common(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a model and its codec into one file that another program reads."""
+
+    format: str | None = None
+    """Name of the format: gguf (of llama.cpp); by default the first that the modality has."""
+    type: str | None = None
+    """As what weights are stored: f32, bf16 or q8_0 (about 8.5 bits a weight); by default the format's first."""
+    output: str | None = None
+    """The file; by default RUN-TYPE with the format's suffix in the run's folder, else in the working folder."""
+
+    def __post_init__(self) -> None:
+        _require_common(self)
+
+
 def fill(config: Any, recipe: dict[str, Any]) -> Any:
     """Take every field of the dataclass that is None from `recipe`, where that has it; the user's values stay."""
     names = {field.name for field in fields(config)} & recipe.keys()

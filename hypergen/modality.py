@@ -341,6 +341,35 @@ class CodecCheckpoints(Protocol):
         ...
 
 
+class ExportWriter(Protocol):
+    """Writes a file of an `ExportFormat`."""
+
+    def __call__(self, modality: Modality, file: Path, *, type: str, title: str) -> None:
+        """Write the model and its codec into one file.
+
+        Args:
+            modality: both; one of this adapter.
+            file: to be made.
+            type: one of the format's.
+            title: name of the model, for people.
+
+        Raises:
+            InputError: the format has no equal of the model or of its codec, or a library is missing.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """Describe a file format of another program that a model is exported to."""
+
+    suffix: str
+    """How its files end, with the dot."""
+    types: tuple[str, ...]
+    """As what weights may be stored; the first is the default."""
+    write: ExportWriter
+
+
 class Adapter(Protocol):
     """The module `adapter` of a modality's package. Functions take keyword arguments only.
 
@@ -389,6 +418,11 @@ class Adapter(Protocol):
     @property
     def LOADING(self) -> str:
         """Python code that loads a saved run from the working folder and continues a prompt, for its model card."""
+        ...
+
+    @property
+    def EXPORT_FORMATS(self) -> Mapping[str, ExportFormat]:
+        """File formats of other programs, by name, that its models are exported to; the first is the default."""
         ...
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hypergen import registry
-from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, FitConfig, PretrainConfig, fill, flag
+from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
 from hypergen.data.splits import split_items
 from hypergen.errors import InputError
-from hypergen.modality import Adapter, Item
+from hypergen.modality import Adapter, ExportFormat, Item
+from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
@@ -257,3 +258,55 @@ def pretrain_plan(config: PretrainConfig) -> Plan:
         checkpoint_every=config.checkpoint_every,
         checkpoint_seconds=math.inf,
     )
+
+
+@dataclass(frozen=True)
+class ResolvedExport:
+    """Hold the options of an export, none of them open."""
+
+    format: ExportFormat
+    type: str
+    file: Path
+
+    @classmethod
+    def of(cls, config: ExportConfig, modality: str, source: Path) -> ResolvedExport:
+        """Choose what the user left open, and check that the file can be made.
+
+        Args:
+            config: what the user gave.
+            modality: of the model.
+            source: the run or base.
+
+        Raises:
+            InputError: the modality has no such format, the format no such type, or the file is there already.
+        """
+        formats = registry.adapter(modality).EXPORT_FORMATS
+        name = config.format or next(iter(formats), None)
+        if name is None or name not in formats:
+            where = "export" if name is None else f"--format {name}"
+            raise InputError(f"{where}: modality '{modality}' is exported to {', '.join(formats) or 'no format'}")
+        types = formats[name].types
+        kind = config.type or types[0]
+        if kind not in types:
+            raise InputError(f"--type {kind}: must be {' or '.join(types)}")
+        file = _export_file(source, kind, formats[name].suffix) if config.output is None else Path(config.output)
+        _check_export_file(file, formats[name].suffix)
+        return cls(formats[name], kind, file)
+
+
+def _export_file(source: Path, kind: str, suffix: str) -> Path:
+    """Name a file in the run's folder, or in the working folder where the model has none of its own."""
+    if source.is_dir() and not registry.is_named(source):
+        return source / f"{source.resolve().name}-{kind}{suffix}"
+    return Path(f"{source.stem if source.is_file() else source.name}-{kind}{suffix}")
+
+
+def _check_export_file(file: Path, suffix: str) -> None:
+    """Refuse a file that could not be written, before there is anything to write."""
+    with disk_errors(file):
+        if file.suffix.lower() != suffix:
+            raise InputError(f"--output {file}: must end in {suffix}")
+        if not file.parent.is_dir():
+            raise InputError(f"--output {file}: folder {file.parent} does not exist")
+        if file.exists():
+            raise InputError(f"--output {file}: exists already")

@@ -13,15 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from hypergen import registry
-from hypergen.config import DecodingConfig
+from hypergen.config import DecodingConfig, ExportConfig, flag
 from hypergen.decoding.completion_journal import BatchStore, no_store
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.errors import InputError
 from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.modality import Item, Modality
-from hypergen.options import base_of
+from hypergen.options import ResolvedExport, base_of, split_options
 from hypergen.runtime.progress import track
+from hypergen.storage.atomic import write_file
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.token_files import checked_ids, stored_tokens
 
@@ -140,6 +141,27 @@ class Run:
         model = interpolated(base.model, self.modality.model, alpha)
         record = {key: value for key, value in self.record.items() if key != "comparison"}  # which is of the run itself
         return Run(self.folder, self.modality.with_model(model), record | {"interpolated": alpha})
+
+    def export(self, config: ExportConfig | None = None, **options: Any) -> Path:
+        """Write the model and its codec into one file that another program reads, such as GGUF for llama.cpp.
+
+        Args:
+            config: ready-made options; else every field of `ExportConfig` is a keyword: `format`, `type`, `output`.
+            options: those keywords.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: there is no such format or type, it has no equal of this model, or the file is there already.
+        """
+        given, others = split_options(ExportConfig, config, options)
+        if others:
+            raise InputError(f"{flag(min(others))}: not an option of export")
+        resolved = ResolvedExport.of(given, self.modality.name, self.folder)
+        write, title = resolved.format.write, resolved.file.stem
+        write_file(resolved.file, lambda file: write(self.modality, file, type=resolved.type, title=title))
+        return resolved.file
 
     def grid(self, rows: int = 8, **options: Any) -> Any:
         """Draw held-out sequences of the run, one below the other: prompt, completion, original.

@@ -3,11 +3,12 @@
 import json
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from hypergen import options, registry
-from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, FitConfig, PretrainConfig
+from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from tests.toy.config import Settings
 
@@ -286,3 +287,42 @@ def test_a_base_that_is_gone_or_of_another_kind(tmp_path):
         options.base_of(tmp_path, str(tmp_path / "gone"), "toy")
     with pytest.raises(InputError, match=r"^base .*: is of modality 'text', .* of 'toy'$"):
         options.base_of(tmp_path, record(tmp_path, {"modality": "text"}), "toy")
+
+
+# What an export makes.
+
+
+def exported(source, modality="toy", **options_given):
+    return options.ResolvedExport.of(ExportConfig(**options_given), modality, Path(source))
+
+
+def test_an_export_has_the_first_format_and_type(tmp_path):
+    resolved = exported(tmp_path)
+    assert resolved.format is registry.adapter("toy").EXPORT_FORMATS["sizes"] and resolved.type == "count"
+    assert resolved.file == tmp_path / f"{tmp_path.name}-count.json"
+    assert exported(tmp_path, type="sum", output=tmp_path / "a.json").file == tmp_path / "a.json"
+
+
+def test_an_export_of_what_has_no_folder_goes_into_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.toy").write_text("")
+    (tmp_path / "toy-zero").mkdir()  # a name wins over a folder
+    for source, name in (("model.toy", "model"), ("some/model-1.5b", "model-1.5b"), ("toy-zero", "toy-zero")):
+        assert exported(source).file == Path(f"{name}-count.json")
+    assert exported(".").file == Path(f"{tmp_path.name}-count.json")
+
+
+@pytest.mark.parametrize(
+    "modality, given, said",
+    [
+        ("image", {}, "^export: modality 'image' is exported to no format$"),
+        ("toy", {"format": "gguf"}, "^--format gguf: modality 'toy' is exported to sizes$"),
+        ("toy", {"type": "f32"}, "^--type f32: must be count or sum$"),
+        ("toy", {"output": "a.txt"}, "^--output a.txt: must end in .json$"),
+        ("toy", {"output": "no/a.json"}, "^--output no/a.json: folder no does not exist$"),
+    ],
+)
+def test_an_export_that_cannot_be(modality, given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        exported(tmp_path, modality, **given)

@@ -124,7 +124,7 @@ def test_the_python_block_runs(workplace, monkeypatch):
 def test_every_flag_of_the_table_is_real(capsys):
     flags = set(re.findall(r"`(--[a-z-]+)", README))
     known = set()
-    for verb in ("fit", "generate", "evaluate", "pretrain"):
+    for verb in ("fit", "generate", "evaluate", "pretrain", "export"):
         with pytest.raises(SystemExit):
             parse([verb, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

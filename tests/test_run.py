@@ -1,5 +1,7 @@
 """What a loaded run can do, and what a base cannot. Alone: pytest tests/test_run.py"""
 
+import errno
+import json
 import shutil
 
 import pytest
@@ -7,9 +9,10 @@ import torch
 
 import hypergen
 from hypergen.config import DecodingConfig
-from hypergen.errors import InputError
+from hypergen.errors import DiskError, InputError
 from hypergen.storage.file_names import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
+from tests.storage.faulty_disk import failing
 from tests.toy.adapter import toy
 
 
@@ -166,3 +169,29 @@ def test_encoding_prompts_shows_progress(run, phases):
     assert phases() == {"encode prompts": "2/2"}
     run.prompt_rows([1, 2, 3])
     assert phases() == {}
+
+
+# Into a file of another program.
+
+
+def test_an_export_is_whole_or_not_there(run, tmp_path):
+    file = tmp_path / "a.json"
+    with failing("fsync", 1, errno.ENOSPC), pytest.raises(DiskError, match="No space left"):
+        run.export(output=file)
+    assert list(tmp_path.iterdir()) == []
+    assert run.export(output=file) == file and json.loads(file.read_text())["title"] == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(InputError, match="exists already"):
+        run.export(output=file)
+
+
+def test_an_interpolated_run_is_exported_as_it_is(run, tmp_path):
+    sums = [run.interpolate(alpha).export(type="sum", output=tmp_path / f"{alpha}.json") for alpha in (0, 1)]
+    sums.append(run.export(type="sum", output=tmp_path / "run.json"))
+    base, end, whole = (json.loads(file.read_text())["weights"] for file in sums)
+    assert end == whole != base
+
+
+def test_an_export_has_no_other_options(run):
+    with pytest.raises(InputError, match=r"^--epochs: not an option of export$"):
+        run.export(epochs=3)

@@ -17,7 +17,15 @@ from tyro.conf import OmitArgPrefixes as Flat
 
 from hypergen import registry
 from hypergen.cli.arguments import check_flags, one_line, typed_flags, with_config
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, flag
+from hypergen.config import (
+    DecodingConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FitConfig,
+    GenerateConfig,
+    PretrainConfig,
+    flag,
+)
 from hypergen.errors import InputError
 from hypergen.runtime.console import sanitize
 from hypergen.runtime.redaction import redact
@@ -157,7 +165,42 @@ class Evaluate:
         evaluate(self.run, self.evaluate, output=self.output, verify=self.verify, as_json=self.json)
 
 
-VERBS: dict[str, Callable[..., Any]] = {"pretrain": Pretrain, "fit": Fit, "generate": Generate, "evaluate": Evaluate}
+@with_bases
+@dataclass(frozen=True)
+class Export:
+    """Write a run or a base into a file that another program reads, such as GGUF for llama.cpp."""
+
+    run: tyro.conf.Positional[str]
+    """Run or base: a folder, a name, a file or a hub id."""
+    export: Flat[ExportConfig] = field(default_factory=ExportConfig)
+    modality: str | None = None
+    """Needed for a hub id only."""
+    allow_pickle_weights: bool = False
+    """Read a model whose weights are pickled (.bin), through torch's restricted unpickler."""
+    verify: bool = False
+    """Compare every file of the run with its manifest (SHA-256) first; exit code 3 where one differs."""
+    config: ConfigFile = None
+    """JSON or TOML file with flags as keys; what is typed wins."""
+
+    def __call__(self) -> None:
+        from hypergen.cli.export import export
+
+        export(
+            self.run,
+            self.export,
+            modality=self.modality,
+            allow_pickle_weights=self.allow_pickle_weights,
+            verify=self.verify,
+        )
+
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "pretrain": Pretrain,
+    "fit": Fit,
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "export": Export,
+}
 
 
 def parse(arguments: list[str]) -> Any:
@@ -196,6 +239,7 @@ def _flags(command: Any) -> list[str]:
         "fit": FitConfig,
         "generate": GenerateConfig,
         "evaluate": EvaluateConfig,
+        "export": ExportConfig,
         "decoding": DecodingConfig,
         "settings": Settings,
         **{name: registry.settings_class(name) for name in registry.MODALITIES},

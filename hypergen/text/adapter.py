@@ -18,9 +18,9 @@ from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
-from hypergen.text import gguf, named_bases, sources
+from hypergen.text import gguf, gguf_export, named_bases, sources
 from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
@@ -416,6 +416,17 @@ class TextModality:
             piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
             raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
         return tokens
+
+
+def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> None:
+    """Write a GGUF file of llama.cpp."""
+    assert isinstance(modality, TextModality)
+    gguf_export.write_gguf(modality.model.causal, modality.tokenizer, file, type=type, title=title)
+
+
+EXPORT_FORMATS = {
+    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf)
+}
 
 
 def _check_text(item: object, number: int | None) -> None:

@@ -40,6 +40,7 @@ DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 ROTARY_FACTORS = "rope_freqs.weight"
 LONG_FACTORS = "rope_factors_long.weight"
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LAYERS_OF_27B = 62  # by which llama.cpp knows this size of Gemma 3
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,9 @@ def unpacking() -> dict[str, Any]:
 
 
 def complete_config(header: Header, config: PreTrainedConfig) -> None:
-    """Add what the file says and transformers passes over: the width of a head, all end tokens, the rotary scaling.
+    """Add what the file says and transformers passes over.
+
+    That is the width of a head, the scale of attention that goes with it, all end tokens and the rotary scaling.
 
     Raises:
         InputError: the rotary scaling is of a kind that is not read; without it, it would be another model.
@@ -227,6 +230,8 @@ def complete_config(header: Header, config: PreTrainedConfig) -> None:
     width = header.value("attention.key_length")
     if width is not None and getattr(config, "head_dim", width) != width:
         config.head_dim = width
+    if header.architecture == "gemma3":
+        config.query_pre_attn_scalar = attention_scalar(config)
     named = [header.values.get(f"tokenizer.ggml.{name}_token_id") for name in END_TOKENS]
     ends = list(dict.fromkeys(one for one in named if one is not None))
     if len(ends) > 1 and not isinstance(config.eos_token_id, list):
@@ -248,6 +253,21 @@ def _complete_rotary(header: Header, config: PreTrainedConfig) -> None:
         _set_llama3_scaling(header, config)
 
 
+def attention_scalar(config: PreTrainedConfig) -> int:
+    """Compute the number whose root llama.cpp divides the attention scores of Gemma 3 by; no file says it."""
+    is_27b = config.num_hidden_layers == LAYERS_OF_27B
+    scalar: int = config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
+    return scalar
+
+
+def llama3_factors(config: PreTrainedConfig) -> Tensor:
+    """Compute by what Llama 3's scaling divides each rotary frequency: (D / 2,) for heads of width D."""
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    width = 2 * len(frequencies)
+    plain = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, width, 2) / width)
+    return plain / frequencies
+
+
 def _set_llama3_scaling(header: Header, config: PreTrainedConfig) -> None:
     """Set the scaling of Llama 3 that gives the file's rotary factors; nothing where all of them are 1.
 
@@ -258,10 +278,8 @@ def _set_llama3_scaling(header: Header, config: PreTrainedConfig) -> None:
     if factors.eq(1).all():
         return
     config.rope_parameters = plain | {"rope_type": "llama3", "factor": factors.max().item(), **LLAMA3}
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    width = 2 * len(frequencies)
-    expected = plain["rope_theta"] ** -(torch.arange(0, width, 2) / width)
-    if factors.shape != frequencies.shape or not torch.allclose(expected / factors, frequencies, rtol=1e-3, atol=0):
+    expected = llama3_factors(config)
+    if factors.shape != expected.shape or not torch.allclose(factors, expected, rtol=1e-3, atol=0):
         raise InputError(f"{header.path}: its rotary factors ({ROTARY_FACTORS}) are not those of Llama 3")
 
 

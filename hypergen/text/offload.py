@@ -102,6 +102,19 @@ def is_offloaded(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
 
 
+def read_weight(causal: PreTrainedModel, name: str) -> Tensor:
+    """Return a weight by its name, read from its file where it is there at the moment."""
+    weight = causal.get_parameter(name)
+    if not weight.is_meta:
+        return weight
+    hooks = ((block, getattr(module, "_hf_hook", None)) for block, module in causal.named_modules())
+    return next(
+        hook.read(name.removeprefix(f"{block}."))
+        for block, hook in hooks
+        if isinstance(hook, _ReadBlock) and name.startswith(f"{block}.")
+    )
+
+
 def largest_block(causal: PreTrainedModel) -> int:
     """Compute the bytes of the largest block in files."""
     hooks = (getattr(module, "_hf_hook", None) for module in causal.modules())
@@ -128,13 +141,14 @@ class _ReadBlock(ModelHook):
             self.loaded.clear()
             hidden = args[0] if args else named["hidden_states"]
             with torch.inference_mode(False):  # they may stay until a training runs the block
-                weights = {name: self._read(name).to(hidden.device) for name in self.empty}
+                weights = {name: self.read(name).to(hidden.device) for name in self.empty}
             self.is_checked = True
             self.block.load_state_dict(weights, strict=False, assign=True)
             self.loaded.append(self)
         return args, named
 
-    def _read(self, name: str) -> Tensor:
+    def read(self, name: str) -> Tensor:
+        """Read one weight of the block by its name inside it."""
         try:
             weight = self.weights_map[name]
         except (OSError, SafetensorError) as error:

@@ -9,7 +9,15 @@ import pytest
 import hypergen
 from hypergen import api
 from hypergen.cli import commands
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, flag
+from hypergen.config import (
+    DecodingConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FitConfig,
+    GenerateConfig,
+    PretrainConfig,
+    flag,
+)
 from hypergen.image.config import Settings as ImageSettings
 from hypergen.text.config import Settings as TextSettings
 
@@ -18,6 +26,7 @@ REQUIRED = {
     "fit": [],
     "generate": ["RUN"],
     "evaluate": ["RUN"],
+    "export": ["RUN"],
 }
 PARTS = {
     "pretrain": {"pretrain": PretrainConfig, "settings.text": TextSettings, "settings.image": ImageSettings},
@@ -29,8 +38,9 @@ PARTS = {
         "settings.image": ImageSettings,
     },
     "evaluate": {"": commands.Evaluate, "evaluate": EvaluateConfig},
+    "export": {"": commands.Export, "export": ExportConfig},
 }
-NOT_FLAGS = {"run", "config", "settings", "evaluate"}
+NOT_FLAGS = {"run", "config", "settings", "evaluate", "export"}
 OTHER = {
     **{"device": "cpu", "strategy": "min-p", "precision": "bf16", "codec": "colors", "modality": "image"},
     **{"width": 64, "num_heads": 8, "prompt": ("a b", "c"), "prompt_fraction": 0.5, "interpolations": (0.25, 0.5)},
@@ -117,11 +127,11 @@ def test_settings_that_were_typed_are_given_also_with_the_default():
 
 
 @pytest.mark.parametrize("verb", commands.VERBS)
-def test_help_says_what_data_may_name(verb, capsys):
+def test_help_says_what_data_and_model_may_name(verb, capsys):
     with pytest.raises(SystemExit):
         commands.parse([verb, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "text: " in shown and "stories" in shown and "cifar10" in shown
+    assert ("text: " in shown and "stories" in shown and "cifar10" in shown) == (verb != "export")
     assert ("smollm2-135m" in shown and "gemma-3-270m" in shown) == (verb != "pretrain")
 
 

@@ -19,6 +19,7 @@ from hypergen.errors import HypergenError
     [
         ("fit --epoch 3", "--epoch: unknown option of fit; did you mean --epochs?"),
         ("generate RUN --stratgy greedy", "--stratgy: unknown option of generate; did you mean --strategy?"),
+        ("export RUN --typ f32", "--typ: unknown option of export; did you mean --type?"),
         ("evaluate RUN --xyzzy", "--xyzzy: unknown option of evaluate"),
         ("fit --run x", "--run: unknown option of fit"),
         ("fit --typed x", "--typed: unknown option of fit"),
@@ -30,7 +31,7 @@ from hypergen.errors import HypergenError
         ("generate", "hypergen generate needs"),
         ("pretrain --modality text", "--data"),
         ("fti", "fti"),
-        ("", "pretrain, fit, generate, evaluate"),
+        ("", "pretrain, fit, generate, evaluate, export"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, said, capsys):

@@ -15,7 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
 from hypergen.text.config import Settings
-from hypergen.text.gguf import LLAMA3, is_gguf, load_tokenizer, read_header, whereabouts
+from hypergen.text.gguf import (
+    LLAMA3,
+    Header,
+    attention_scalar,
+    complete_config,
+    is_gguf,
+    load_tokenizer,
+    read_header,
+    whereabouts,
+)
 from tests.text import tiny
 
 gguf = pytest.importorskip("gguf")
@@ -114,7 +123,18 @@ def test_what_lies_beside_a_file_is_not_taken(path, tmp_path, monkeypatch):
     assert logits(tiny.load(path).model.causal, tiny.tokens()).equal(logits(llama(), tiny.tokens()))
 
 
-# Rotary scaling: transformers passes over it, silently.
+# Attention of Gemma 3, and rotary scaling: transformers passes over them, silently.
+
+
+@pytest.mark.parametrize("layers, width, heads, scalar", [(7, 24, 4, 24), (62, 8, 2, 16)])
+def test_the_scale_of_attention_of_gemma_3(layers, width, heads, scalar):
+    """llama.cpp takes the width of a head, and in the largest model that of the hidden states over the heads."""
+    config = tiny.config("gemma3_text", num_hidden_layers=layers, layer_types=None, head_dim=width)
+    config.num_attention_heads = heads
+    assert attention_scalar(config) == scalar
+    values = {"gemma3.attention.key_length": width}
+    complete_config(Header(Path("a.gguf"), values | {"general.architecture": "gemma3"}, {}), config)
+    assert (config.head_dim, config.query_pre_attn_scalar) == (width, scalar)
 
 
 def test_llama_3_s_rotary_factors_are_read(tmp_path):
@@ -291,7 +311,23 @@ def test_fit_generate_and_evaluate(path, tmp_path, text_data, monkeypatch, capsy
     assert main(again) == 0, capsys.readouterr().err
 
 
-def test_a_wrong_file_is_one_line_and_exit_code_2(refused, tmp_path):
-    (tmp_path / "a.gguf").write_bytes(b"PK\3\4")
-    for verb in (["fit", "--model"], ["generate", "--prompt", "a"]):
-        assert "is no GGUF file" in refused(*verb, str(tmp_path / "a.gguf"))
+@pytest.mark.parametrize(
+    "command",
+    [["fit", "--model", "FILE", "--device", "cpu"], ["generate", "FILE", "--prompt", "a"], ["export", "FILE"]],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        ("another", "is no GGUF file"),
+        ("truncated", "is cut off: "),
+        ("architecture", "transformers cannot read its configuration (GGUF model with architecture perceptron"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_exit_code_2(fault, said, command, path, refused):
+    if fault == "architecture":
+        gguf_file.write(path, llama(), architecture="perceptron")
+    else:
+        path.write_bytes(b"PK\3\4" if fault == "another" else path.read_bytes()[:-1])
+    shown = refused(*(str(path) if word == "FILE" else word for word in command))
+    assert shown.startswith(f"hypergen: {path}: ") and said in shown

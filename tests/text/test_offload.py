@@ -214,3 +214,14 @@ def test_resident_blocks_without_a_fit(sharded):
 def test_every_cut_is_a_stage(sharded):
     model = load_offloaded(sharded).model
     assert list(model.cache_stages(1)) == [3, 2, 1] and list(model.cache_stages(3)) == [3]
+
+
+def test_any_weight_is_read_by_its_name(sharded):
+    there, here = load_offloaded(sharded).model, tiny.load(sharded).model
+    assert not all(block in resident(there) for block in range(len(there.blocks)))
+    before = resident(there)
+    for name, weight in here.causal.named_parameters(remove_duplicate=False):
+        assert (
+            offload.read_weight(there.causal, name).equal(weight) and offload.read_weight(here.causal, name) is weight
+        )
+    assert resident(there) == before

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality, TokenModel
 from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
@@ -222,6 +222,18 @@ def numbers(count: int, settings: Settings, seed: int = 0) -> list[Numbers]:
         [(first + step * place) % settings.modulus for place in range(length)]
         for (first, step), length in zip(draws, lengths.tolist(), strict=True)
     ]
+
+
+def _write_sizes(modality: Modality, file: Path, *, type: str, title: str) -> None:
+    """Its title, type and weights: how many values each has, or their sum."""
+    weights = {
+        name: weight.numel() if type == "count" else weight.sum().item()
+        for name, weight in modality.model.named_parameters()
+    }
+    file.write_text(json.dumps({"title": title, "type": type, "weights": weights}))
+
+
+EXPORT_FORMATS = {"sizes": ExportFormat(suffix=".json", types=("count", "sum"), write=_write_sizes)}
 
 
 if TYPE_CHECKING:
