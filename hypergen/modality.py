@@ -203,7 +203,7 @@ class Modality(Protocol):
     """A codec (items <-> tokens) and its model. Implementations are final and hold every setting they need."""
 
     name: str
-    end_token: int | None  # the id after which a completion is over; None where completions have a fixed length
+    end_tokens: tuple[int, ...]  # ids after each of which a completion is over; empty where its length is fixed
 
     @property
     def model(self) -> TokenModel:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hypergen import api, registry
 from hypergen.config import DecodingConfig, GenerateConfig
 from hypergen.decoding.completion_journal import open_journal
-from hypergen.decoding.loop import trim
+from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
 from hypergen.evaluation.agreement import bf16_agreement
 from hypergen.modality import Item
@@ -77,8 +77,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     machine = describe_machine(pick_device(config.device))
     with open_journal(target, Path(run), options, rows, machine) as batch_store:
         completions = loaded.complete(rows, decoding, config.max_new_tokens, batch_store=batch_store)
-        end = loaded.modality.end_token if decoding.stop_at_end else None
-        kept = trim(completions, end)
+        kept = trim(completions, loaded.modality.end_tokens if decoding.stop_at_end else ())
         _deliver(loaded, rows, completions, kept, target=target, as_json=config.json)
 
     # 4. Report how far bf16 agrees with fp32.

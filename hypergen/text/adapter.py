@@ -233,9 +233,9 @@ class TextModality:
         self.tokenizer = tokenizer
         self.settings: Settings = fill(settings, PAPER_RECIPE)
         self.sequence_length = _sequence_length(settings)
-        self.end_token: int | None = _end_token(model, tokenizer)
+        self.end_tokens: tuple[int, ...] = _end_tokens(model, tokenizer)
         self._prefix = prefix_ids(tokenizer)
-        self._separator = [one for one in [self.end_token] if one is not None] if settings.pack else None
+        self._separator = list(self.end_tokens[:1]) if settings.pack else None
 
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
@@ -263,7 +263,7 @@ class TextModality:
         """
         self._require_context()
         if count is None:
-            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self.end_token))
+            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self._end_token))
         return self._require_known(
             drawn_windows(
                 self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
@@ -294,7 +294,7 @@ class TextModality:
         """
         prefix = self._prefix
         if not prefix and prompt.shape[1] == 0:
-            first = self.end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+            first = self._end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
             if first is None:
                 raise InputError("an empty prompt needs a tokenizer with a begin or end token; this one has neither")
             prefix = [first]
@@ -354,16 +354,21 @@ class TextModality:
 
     def render(self, prompts: Sequence[Tensor], completions: Tensor) -> list[str]:
         """Decode prompts (P,) each and completions (B, S) into the continuations, as they read after their prompts."""
-        starts = [self.decode(prompt[None])[0] for prompt in prompts]
-        wholes = [
-            self.decode(torch.cat([prompt.cpu(), completion])[None])[0]
-            for prompt, completion in zip(prompts, completions.cpu(), strict=True)
-        ]
-        alone = self.decode(completions)
+        starts = decode_texts(self.tokenizer, [prompt.tolist() for prompt in prompts])
+        rows = [self._without_end(row) for row in completions.tolist()]
+        wholes = decode_texts(
+            self.tokenizer, [prompt.tolist() + row for prompt, row in zip(prompts, rows, strict=True)]
+        )
+        alone = decode_texts(self.tokenizer, rows)
         return [
             whole[len(start) :] if whole.startswith(start) else rest  # a character may lie across the border
             for start, whole, rest in zip(starts, wholes, alone, strict=True)
         ]
+
+    def _without_end(self, row: list[int]) -> list[int]:
+        """Cut end tokens off the end of a completion; not every tokenizer knows that they are special."""
+        length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
+        return row[:length]
 
     def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> TextFigure:
         """Draw prompts (N, P) and completions (N, S) by title as an HTML table, one row an example.
@@ -387,6 +392,11 @@ class TextModality:
         save_causal(self.model.causal, folder, dtype)
         self.tokenizer.save_pretrained(folder)
 
+    @property
+    def _end_token(self) -> int | None:
+        """The one that stands between two documents; None where there is none."""
+        return self.end_tokens[0] if self.end_tokens else None
+
     def _require_context(self) -> None:
         length, context = self.sequence_length, self.model.context_length
         if length > context:
@@ -409,13 +419,24 @@ def _check_text(item: object, number: int | None) -> None:
         raise InputError(f"{which}: is not text that UTF-8 can write") from None
 
 
-def _end_token(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Find the tokenizer's end token, else the first that the model's configuration names."""
-    own: int | None = tokenizer.eos_token_id
-    if own is not None:
-        return own
-    named: int | list[int] | None = getattr(text_config(model.causal), "eos_token_id", None)
-    return named[0] if isinstance(named, list) else named
+def _end_tokens(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """List the end tokens: the tokenizer's, then each that generation settings or configuration name.
+
+    What a configuration has only because its class has it as default does not count beside generation settings.
+    """
+    config = text_config(model.causal)
+    named = [tokenizer.eos_token_id, *_ids(getattr(model.causal.generation_config, "eos_token_id", None))]
+    own = getattr(config, "eos_token_id", None)
+    if named[1:] == [] or own != getattr(type(config), "eos_token_id", None):
+        named += _ids(own)
+    return tuple(dict.fromkeys(one for one in named if one is not None and 0 <= one < model.num_tokens))
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    """Make a list of what names one id, several or none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
 
 
 if TYPE_CHECKING:  # mypy checks the contract

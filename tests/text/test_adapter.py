@@ -35,7 +35,7 @@ def test_build():
     built = build(**options)
     assert built.model.num_tokens == len(built.tokenizer) == 280
     assert built.model.context_length == tiny.SETTINGS.sequence_length
-    assert (built.end_token, built.tokenizer.pad_token_id, built.tokenizer.bos_token_id) == (0, 0, 0)
+    assert (built.end_tokens[0], built.tokenizer.pad_token_id, built.tokenizer.bos_token_id) == (0, 0, 0)
     again = build(**options)
     for one, other in zip(built.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other) and one.dtype == torch.float32
