@@ -10,6 +10,7 @@ import hypergen
 from hypergen import api
 from hypergen.cli import commands
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, flag
+from hypergen.errors import InputError
 from hypergen.image.config import Settings as ImageSettings
 from hypergen.text.config import Settings as TextSettings
 
@@ -79,6 +80,31 @@ def test_every_flag_reaches_its_field(verb, part, field):
     assert getattr(part_of(command, part), field.name) == value
     if field.default is not MISSING:
         assert getattr(part_of(commands.parse([verb, *REQUIRED[verb]]), part), field.name) == field.default
+
+
+def joined(first, second):
+    """What an option gives that takes several values."""
+    return tuple(sorted({*first, *second})) if isinstance(first[0], float) else (*first, *second)
+
+
+@pytest.mark.parametrize("verb, part, field", list(options()))
+def test_every_flag_given_twice_is_both_or_an_error(verb, part, field):
+    value = other_value(field)
+    rest = [one for one in READ_BY.get(field.name, []) if field.name != "strategy"]
+    required = [*REQUIRED[verb]]
+    if flag(field.name) in required:  # given already
+        place = required.index(flag(field.name))
+        del required[place : place + 2]
+    typed = [verb, *required, *rest, *as_arguments(field.name, value)]
+    if isinstance(value, tuple):
+        more = tuple(one / 2 if isinstance(one, float) else f"-- {one}" for one in value)
+        command = commands.parse([*typed, "--seed", "1", *as_arguments(field.name, more)])
+        assert getattr(part_of(command, part), field.name) == joined(value, more)
+        return
+    for again in (as_arguments(field.name, value), as_arguments(field.name, field.default)):
+        if again[-1] != "None" and again[-1] != str(MISSING):
+            with pytest.raises(InputError, match=f"^{flag(field.name)}: is given twice; it takes "):
+                commands.parse([*typed, *again])
 
 
 @pytest.mark.parametrize("verb", commands.VERBS)
