@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hypergen import api, registry
 from hypergen.config import DecodingConfig, GenerateConfig
+from hypergen.data.hub import snapshot
 from hypergen.decoding.completion_journal import open_journal
 from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
@@ -49,6 +50,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     """
     # 1. Check what can be known before the model is loaded.
     refuse_empty(config)
+    run = snapshot(run)
     target = Path(config.output) if config.output else None
     name, settings = stored_settings(run, config.modality, given)
     _check_target(target, registry.adapter(name).FIGURE_SUFFIX)

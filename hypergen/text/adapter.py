@@ -21,15 +21,34 @@ from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
 from hypergen.text import gguf, named_bases, sources
-from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
+from hypergen.text.checkpoint import (
+    TOKENIZER_FILES,
+    load_causal,
+    locate,
+    new_llama,
+    processor_files,
+    read_config,
+    save_causal,
+)
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
 from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
+from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, merge
 from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
-from hypergen.text.tokenizer import decode_texts, largest_id, load_tokenizer, prefix_ids, tokenize, train_tokenizer
+from hypergen.text.tokenizer import (
+    PROTOBUF,
+    SENTENCEPIECE,
+    TIKTOKEN,
+    decode_texts,
+    largest_id,
+    load_tokenizer,
+    prefix_ids,
+    tokenize,
+    train_tokenizer,
+)
 
 METRICS: dict[str, Metric] = {
     "self_bleu": Metric(
@@ -54,6 +73,10 @@ OPTIONAL_DEPENDENCIES = {
     "datasets": DATASETS,
     "zstandard": ZSTANDARD,
     "gguf": gguf.REQUIREMENT,
+    "sentencepiece": SENTENCEPIECE,
+    "google.protobuf": PROTOBUF,
+    "tiktoken": TIKTOKEN,
+    "peft": PEFT,
 }
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
@@ -176,16 +199,27 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     _check_prompt(settings)
     if settings.offload:
         _check_offload(allow_pickle_weights)
-    found = locate(named_bases.resolve(source), allow_pickle_weights)
-    if settings.offload and gguf.is_gguf(found.name):
-        raise InputError(f"--offload: reads safetensors only; {source} is a GGUF file")
+    adapter = find_adapter(named_bases.resolve(source))
+    found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
+    if settings.offload and (adapter or gguf.is_gguf(found.name)):
+        kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
+        raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
     config = read_config(found)
-    tokenizer = load_tokenizer(found.name, found.local_files_only)
+    tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
-    return TextModality(TextModel(causal), tokenizer, settings)
+    if adapter:
+        causal = merge(causal, adapter)
+    return TextModality(TextModel(causal), tokenizer, settings, processor_files(found, config))
+
+
+def _tokenizer_source(adapter: PeftAdapter | None) -> str | None:
+    """Find the tokenizer that an adapter was saved with; None where it has none of its own."""
+    if adapter is None or not any((adapter.folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return str(adapter.folder)
 
 
 def _check_prompt(settings: Settings) -> None:
@@ -228,8 +262,23 @@ class TextModality:
 
     name = "text"
 
-    def __init__(self, model: TextModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
+    def __init__(
+        self,
+        model: TextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        processor_files: Mapping[str, bytes] | None = None,
+    ):
+        """Hold a model and its codec.
+
+        Args:
+            model: over the tokenizer's ids.
+            tokenizer: encodes and decodes.
+            settings: the adapter's own.
+            processor_files: content of the files by name that a saved model has besides, for its multimodal class.
+        """
         self.model = model
+        self.processor_files = processor_files or {}
         self.tokenizer = tokenizer
         self.settings: Settings = fill(settings, PAPER_RECIPE)
         self.sequence_length = _sequence_length(settings)
@@ -239,12 +288,12 @@ class TextModality:
 
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
-        return TextModality(self.model, self.tokenizer, settings)
+        return TextModality(self.model, self.tokenizer, settings, self.processor_files)
 
     def with_model(self, model: TokenModel) -> TextModality:
         """Combine the same tokenizer and settings with another model."""
         assert isinstance(model, TextModel)
-        return TextModality(model, self.tokenizer, self.settings)
+        return TextModality(model, self.tokenizer, self.settings, self.processor_files)
 
     def is_item(self, value: object) -> bool:
         """Tell one text from a collection of several."""
@@ -391,6 +440,8 @@ class TextModality:
         """Write model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
         save_causal(self.model.causal, folder, dtype)
         self.tokenizer.save_pretrained(folder)
+        for name, content in self.processor_files.items():
+            (folder / name).write_bytes(content)
 
     @property
     def _end_token(self) -> int | None:
