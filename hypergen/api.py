@@ -255,7 +255,7 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     resolved, others = split_options(EvaluateConfig, config, options)
     if others:
         raise InputError(f"{flag(min(others))}: not an option of evaluate")
-    folder = trained.folder if isinstance(trained, Run) else Path(trained)
+    folder = trained.folder if isinstance(trained, Run) else Path(snapshot(str(trained)))
     named = None if resolved.baseline is None else snapshot(resolved.baseline)
     training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
     name, settings = stored_settings(str(folder), None, {})

@@ -50,15 +50,16 @@ def snapshot(source: str) -> str:
     Raises:
         InputError: the folder has none, because its download was never finished.
     """
-    folder, found = Path(source).expanduser(), []
+    folder = Path(source).expanduser()
     name = CACHED.fullmatch(folder.name)
-    if name is None:
-        return source
-    with suppress(OSError):
-        if not folder.is_dir() or (folder / "config.json").exists():
+    try:
+        if name is None or not folder.is_dir() or (folder / "config.json").exists():
             return source
         found = sorted((folder / "snapshots").glob("*/"), key=lambda path: path.stat().st_mtime)
-        current = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    except OSError:  # whoever reads it will say why
+        return source
+    with suppress(OSError):
+        current = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
         found.sort(key=lambda path: path.name == current)
     if not found:
         raise InputError(f"{source}: is a folder of the hub's cache without a snapshot of {name[1].replace('--', '/')}")

@@ -36,7 +36,7 @@ from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
-from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, merge
+from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, load_peft, merge
 from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
 from hypergen.text.tokenizer import (
     PROTOBUF,
@@ -200,6 +200,8 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     if settings.offload:
         _check_offload(allow_pickle_weights)
     adapter = find_adapter(named_bases.resolve(source))
+    if adapter:
+        load_peft(adapter)
     found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
     if settings.offload and (adapter or gguf.is_gguf(found.name)):
         kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"

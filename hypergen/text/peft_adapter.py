@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -52,6 +52,15 @@ def find_adapter(source: str) -> PeftAdapter | None:
     return PeftAdapter(folder, str(beside) if not Path(base).exists() and beside.is_dir() else base)
 
 
+def load_peft(adapter: PeftAdapter) -> Any:
+    """Import `peft`, before anything else is loaded for this adapter.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    return load_optional("peft", PEFT, f"{adapter.folder}: is a PEFT adapter of {adapter.base}; merging the two")
+
+
 def merge(causal: PreTrainedModel, adapter: PeftAdapter) -> PreTrainedModel:
     """Add an adapter to the weights of its base, for good.
 
@@ -59,7 +68,7 @@ def merge(causal: PreTrainedModel, adapter: PeftAdapter) -> PreTrainedModel:
         InputError: `peft` is missing, the adapter does not fit its base, or it is of a kind that adds nothing to
             weights.
     """
-    peft = load_optional("peft", PEFT, f"{adapter.folder}: is a PEFT adapter of {adapter.base}; merging the two")
+    peft = load_peft(adapter)
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("error", "Found missing adapter keys")

@@ -63,6 +63,22 @@ def test_equals_transformers(kind, num_beams):
     assert ours.equal(theirs)
 
 
+@pytest.mark.parametrize("penalty", [1.3, 0.8, 5.0])
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_repetition_penalty_gives_the_ids_of_transformers(kind, num_beams, penalty):
+    causal = tiny.causal(kind)
+    causal.generation_config.eos_token_id = None
+    prompts = random_prompts(6, 6, tiny.NUM_TOKENS)
+    options = {"max_new_tokens": 20, "num_beams": num_beams, "do_sample": False, "repetition_penalty": penalty}
+    theirs = causal.generate(prompts, attention_mask=torch.ones_like(prompts), **options)[:, 6:]
+    config = beam(num_beams, stop_at_end=False, repetition_penalty=penalty)
+    assert num_beams == 1 or generate(TextModel(causal), prompts, 20, config).equal(theirs)
+    if num_beams == 1:  # which is greedy search there, with the penalty on logits
+        greedy = DecodingConfig(stop_at_end=False, repetition_penalty=penalty)
+        assert generate(TextModel(causal), prompts, 20, greedy).equal(theirs)
+
+
 def test_as_many_beams_as_prefixes_find_the_best_of_all():
     model, prompts = toy(num_tokens=5), random_prompts(3, num_tokens=5)
     found = generate(model, prompts, 3, beam(25))
