@@ -158,6 +158,8 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the options, the items.
     resolved, given = split_options(PretrainConfig, config, options)
+    if resolved.codec_from is not None:
+        resolved = replace(resolved, codec_from=snapshot(resolved.codec_from))
     if is_distributed():
         raise InputError("pretrain: runs in one process; fit takes several")
     adapter = registry.adapter(resolved.modality)

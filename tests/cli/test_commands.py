@@ -90,12 +90,11 @@ def joined(first, second):
 @pytest.mark.parametrize("verb, part, field", list(options()))
 def test_every_flag_given_twice_is_both_or_an_error(verb, part, field):
     value = other_value(field)
-    rest = [one for one in READ_BY.get(field.name, []) if field.name != "strategy"]
     required = [*REQUIRED[verb]]
     if flag(field.name) in required:  # given already
         place = required.index(flag(field.name))
         del required[place : place + 2]
-    typed = [verb, *required, *rest, *as_arguments(field.name, value)]
+    typed = [verb, *required, *READ_BY.get(field.name, []), *as_arguments(field.name, value)]
     if isinstance(value, tuple):
         more = tuple(one / 2 if isinstance(one, float) else f"-- {one}" for one in value)
         command = commands.parse([*typed, "--seed", "1", *as_arguments(field.name, more)])
