@@ -33,7 +33,7 @@ FAMILIES = {  # the name in the README -> model type, and how it departs from `t
     "Mamba": ("mamba", {}),
 }
 PACKED = {"Llama", "GPT-2"}
-PROMPTS = [*tiny.TEXTS[:3], "The ferryman"]  # three are longer than the windows
+PROMPTS = [*(text[:48] for text in tiny.TEXTS[:3]), "The ferryman"]  # three are longer than the windows
 NEW = 16
 FIT = ["--sequence-length", "24", "--prompt-length", "12", "--num-samples", "8", "--epochs", "2", "--batch-size", "4"]
 FIT += ["--learning-rate", "1e-3", "--last-layers", "2", "--held-out-samples", "4", "--measure-every", "0"]
