@@ -71,6 +71,7 @@ def merge(causal: PreTrainedModel, adapter: PeftAdapter) -> PreTrainedModel:
     peft = load_peft(adapter)
     try:
         with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what peft and transformers say to each other
             warnings.filterwarnings("error", "Found missing adapter keys")
             wrapped = peft.PeftModel.from_pretrained(causal, str(adapter.folder), local_files_only=True)
             return cast(PreTrainedModel, wrapped.merge_and_unload(safe_merge=True))

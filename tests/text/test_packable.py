@@ -142,6 +142,14 @@ def test_the_embedded_base_stays_packed():
     assert uncovered(model.causal) is None and model.supports_left_padding
 
 
+def test_a_gguf_file_stays_packed(tmp_path):
+    pytest.importorskip("gguf")
+    from tests.text import gguf_file
+
+    model = tiny.load(gguf_file.write(tmp_path / "tiny.gguf", tiny.causal("llama"))).model
+    assert uncovered(model.causal) is None and model.supports_left_padding
+
+
 def test_every_field_of_the_classes_is_on_the_list():
     for kind, covered in FIELDS.items():
         names = {field.name for field in fields(type(AutoConfig.for_model(kind)))}
