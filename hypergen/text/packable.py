@@ -46,8 +46,8 @@ OTHER_PROGRAMS = """
     transformers.js_config is_llama_config unsloth_version unsloth_fixed
 """  # and transformers of former years: passed over today
 NOTES = """
-    _name_or_path _model_name_or_path _output_attentions _attn_implementation_internal _experts_implementation_internal _post_init_done
-    _commit_hash ignore_keys_at_rope_validation
+    _name_or_path _model_name_or_path _output_attentions _attn_implementation_internal _experts_implementation_internal
+    _post_init_done _commit_hash ignore_keys_at_rope_validation
 """  # of transformers for itself; how attention is computed, `model` decides
 UNREAD = frozenset(" ".join([SIZES, TRAINING_AND_SAVING, OTHER_HEADS, OTHER_PROGRAMS, NOTES]).split())
 
