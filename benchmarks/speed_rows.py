@@ -136,7 +136,7 @@ def ragged_batch(preset: Preset, rounds: int, side: str) -> list[Case]:
     for name in ("fp32", "bf16"):
         cases.append(decoding_case(
             f"batch 32, prompts of 16 to 128, {ended[end]:.0%} of the places after a row's end, {name}", model,
-            lambda name=name: generate(model, prompts, new, DECODING[name], end_token=end, label="ours"),
+            lambda name=name: generate(model, prompts, new, DECODING[name], end_tokens=(end,), label="ours"),
             lambda: their_greedy(model, prompts, new, end),
             rounds, side, 0,
         ))  # fmt: skip

@@ -203,7 +203,7 @@ class Modality(Protocol):
     """A codec (items <-> tokens) and its model. Implementations are final and hold every setting they need."""
 
     name: str
-    end_token: int | None  # the id after which a completion is over; None where completions have a fixed length
+    end_tokens: tuple[int, ...]  # ids after each of which a completion is over; empty where its length is fixed
 
     @property
     def model(self) -> TokenModel:
@@ -376,8 +376,8 @@ class Adapter(Protocol):
     The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
     options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
     words), `NAMED_BASES` (names that `--model` takes, each with a `card` here), `MODEL_SUFFIXES` (how files that are a
-    model end, with the dot) and `recognizes(config)` (whether the content of a `config.json` is of a model of this
-    modality).
+    model end, with the dot), `MODEL_FILES` (each makes a folder without `config.json` a model of this modality) and
+    `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
     """
 
     @property

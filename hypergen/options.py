@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -158,10 +159,22 @@ def modality_of(asked: str | None, model: str | None) -> str:
 def _why_unknown(model: Path) -> str:
     """Say why a model does not tell its modality."""
     if model.is_dir():
-        return "does not tell its modality"
+        return f"does not tell its modality{_what_is_inside(model)}"
     if model.is_file():
         return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
     return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+
+
+def _what_is_inside(folder: Path) -> str:
+    """Say which part of a folder is a model that could be named instead; nothing where none is."""
+    suffixes, found = registry.model_suffixes(), []
+    with suppress(OSError):
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes or _is_model(path))
+    return f" (no config.json), but {found[0]} may be what you mean" if found else " (no config.json)"
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RECORD, "config.json"))
 
 
 def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:

@@ -63,7 +63,7 @@ def model_suffixes() -> tuple[str, ...]:
 def identify(source: str | Path) -> str | None:
     """Tell the modality of a model, where anything tells: a name, a file's suffix, else the folder.
 
-    A folder tells by `hypergen.json`, else by its architecture.
+    A folder tells by `hypergen.json`, else by its architecture, else by a file that only one modality has.
     """
     path = Path(source)
     for name in MODALITIES:
@@ -75,7 +75,8 @@ def identify(source: str | Path) -> str | None:
         return record.get("modality")
     config = read_optional(path / "config.json")
     if config is None:
-        return None
+        own = (name for name in MODALITIES if any((path / file).is_file() for file in _config(name).MODEL_FILES))
+        return next(own, None)
     return next((name for name in reversed(MODALITIES) if _config(name).recognizes(config)), None)
 
 

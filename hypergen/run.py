@@ -114,7 +114,7 @@ class Run:
             rows,
             max_new_tokens,
             decoding,
-            end_token=self.modality.end_token,
+            end_tokens=self.modality.end_tokens,
             citations=citations,
             batch_store=batch_store,
         )

@@ -15,6 +15,11 @@ FIT = ["--device", "cpu", "--sequence-length", "16", "--prompt-length", "4", "--
 QUICK_TOY = {**QUICK, "data": "numbers", "held_out_samples": 8, "device": "cpu"}
 
 
+def unless(typed, pairs):
+    """Options with one value each, without those that are typed: an option is given once."""
+    return [one for pair in zip(pairs[::2], pairs[1::2], strict=True) if pair[0] not in typed for one in pair]
+
+
 @pytest.fixture(scope="session")
 def registered():
     """The third modality, by one line."""
@@ -85,7 +90,7 @@ def refused_fit(refused, text_base, text_data, monkeypatch):
         with monkeypatch.context() as patch:
             if not model_needed:
                 patch.setattr("hypergen.text.adapter.load", load)
-            return refused("fit", "--model", model, "--data", data, *FIT, *arguments)
+            return refused("fit", *unless(arguments, ["--model", model, "--data", data, *FIT]), *arguments)
 
     return run
 

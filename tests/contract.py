@@ -214,6 +214,6 @@ def check_saved(modality: Modality, adapter: Adapter, settings: Any, items: Sequ
     with torch.no_grad():
         inputs = tokens[:, :-1]  # the last token of a sequence is only ever a target
         assert again.model(inputs).equal(modality.model(inputs))
-    assert (again.name, again.end_token) == (modality.name, modality.end_token)
+    assert (again.name, again.end_tokens) == (modality.name, modality.end_tokens)
     assert again.model.num_tokens == modality.model.num_tokens
     assert again.model.context_length == modality.model.context_length

@@ -122,6 +122,16 @@ def test_an_empty_folder_does_not_tell(tmp_path):
         options.modality_of(None, str(tmp_path))
 
 
+@pytest.mark.parametrize("inside", ["model-q4.gguf", "checkpoint-500/config.json", "step-3/hypergen.json"])
+def test_a_folder_that_holds_a_model_says_where(inside, tmp_path):
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).write_text("{}")
+    named = tmp_path / inside.split("/")[0]
+    with pytest.raises(InputError, match="does not tell its modality") as error:
+        options.modality_of(None, str(tmp_path))
+    assert f"(no config.json), but {named} may be what you mean; --modality is needed" in str(error.value)
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", "7", "[" * 100_000, "1" * 5000, "\udcff"])
 @pytest.mark.parametrize("name", ["hypergen.json", "config.json"])
 def test_a_broken_record_is_one_line(name, content, tmp_path):

@@ -59,6 +59,15 @@ def test_a_file_tells_by_its_suffix(registered, tmp_path):
         assert registry.identify(tmp_path / name) == expected
 
 
+def test_a_folder_without_configuration_tells_by_a_file_of_one_modality(registered, tmp_path):
+    for name, expected in {"adapter_config.json": "text", "toy.json": "toy"}.items():
+        (tmp_path / expected).mkdir()
+        (tmp_path / expected / name).write_text("{}")
+        assert registry.identify(tmp_path / expected) == expected
+        (tmp_path / expected / "config.json").write_text('{"model_type": "imagegpt"}')
+        assert registry.identify(tmp_path / expected) == "image"
+
+
 def test_an_empty_folder_tells_nothing(tmp_path):
     assert registry.identify(tmp_path) is None
 

@@ -1,4 +1,6 @@
-"""Prepare arguments for the parser, and put its complaints into one line: `--config FILE`, unknown flags.
+"""Prepare arguments for the parser: `--config FILE`, unknown flags, flags given twice, values that look like flags.
+
+The parser's own complaints are put into one line.
 
 Imports only the standard library and hypergen's own light modules, so that `--help` is quick.
 """
@@ -8,14 +10,21 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hypergen.config import flag
 from hypergen.errors import InputError
 from hypergen.storage.strict_json import read_limited, read_object
 
+Takes = Literal["nothing", "one value", "values"]
+
+FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)  # what may be an option; "--- chapter" is a value
+STAYS = re.compile(r"-h?|-[\d.]+(e[+-]?\d+)?|-inf", re.IGNORECASE)  # numbers, and what asks for help
+VEIL = "\ue000"  # a private character, put before values that the parser would take for options
 BOX = "╭╮╰╯─│┃━┌┐└┘+-|"  # drawn in one of several alphabets
 NOT_A_NUMBER = re.compile(r"^Error parsing (--\S+): .*?(INT|int\(\)|float\b|FLOAT)[^']*'([^']*)'.*")
 
@@ -59,21 +68,92 @@ def _as_flag(name: str, value: Any) -> list[str]:
         return [flag(name) if value else flag(f"no-{name}")]
     if isinstance(value, dict):
         raise InputError(f"--config: {name} must be one value or a list")
-    return [flag(name), *map(str, value)] if isinstance(value, list) else [f"{flag(name)}={value}"]
+    return [f"{flag(name)}={one}" for one in (value if isinstance(value, list) else [value])]
 
 
-def check_flags(verb: str, arguments: list[str], known: set[str]) -> None:
-    """Name an unknown flag and the nearest known one."""
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if name.startswith("--") and not typed_flags([name]) & known:
-            near = [f"; did you mean {one}?" for one in difflib.get_close_matches(name, known, 1)]
-            raise InputError(f"{name}: unknown option of {verb}{''.join(near)}")
+def prepare(verb: str, arguments: Sequence[str], known: Mapping[str, Takes]) -> list[str]:
+    """Join all values of an option that takes several, and veil values that look like options (`unveil`).
+
+    Args:
+        verb: for messages.
+        arguments: what follows the verb.
+        known: options of the verb, and what each takes.
+
+    Raises:
+        InputError: an option is unknown, or given twice where it takes nothing or one value.
+    """
+    prepared: list[list[str]] = []
+    places: dict[str, list[str]] = {}  # of each option so far, among those
+    for name, spelled, values in _split(verb, arguments, known):
+        if name not in places:
+            prepared.append([*spelled, *map(_veil, values)])
+            places[name] = prepared[-1]
+        elif not name:
+            prepared.append([*map(_veil, values)])
+        elif known[name] == "values":
+            places[name] += map(_veil, values)
+        else:
+            raise InputError(f"{name}: is given twice; it takes {known[name]}")
+    return [part for group in prepared for part in group]
+
+
+def _split(
+    verb: str, arguments: Sequence[str], known: Mapping[str, Takes]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each option's name, how it stands there, and its values; what belongs to none has an empty name."""
+    waiting, last = list(arguments), ""
+    while waiting:
+        argument = waiting.pop(0)
+        if not FLAG.fullmatch(argument):
+            yield "", [], [argument]
+            continue
+        spelled, has_value, value = argument.partition("=")
+        (name,) = typed_flags([spelled])
+        if name not in known:
+            raise InputError(_unknown(verb, spelled, known, last))
+        last, takes = name, known[name]
+        if has_value:
+            yield name, [spelled] if takes == "values" else [argument], [value] if takes == "values" else []
+        else:
+            yield name, [argument], _taken(waiting, {"nothing": 0, "one value": 1, "values": len(waiting)}[takes])
+
+
+def _taken(waiting: list[str], most: int) -> list[str]:
+    """Take the values of an option off what follows it, up to the next option."""
+    values = list(takewhile(lambda one: not FLAG.fullmatch(one), waiting[:most]))
+    del waiting[: len(values)]
+    return values
+
+
+def _veil(value: str) -> str:
+    """Hide from the parser that a value begins with a dash; a negative number may."""
+    return VEIL + value if value.startswith("-") and not STAYS.fullmatch(value) else value
+
+
+def unveil(command: Any) -> Any:
+    """Take the veils off the values of a parsed command, dataclasses inside included."""
+    if is_dataclass(command) and not isinstance(command, type):
+        values = {one.name: getattr(command, one.name) for one in fields(command)}
+        seen = {name: unveil(value) for name, value in values.items()}
+        return replace(command, **seen) if any(seen[name] is not values[name] for name in seen) else command
+    if isinstance(command, tuple):
+        parts = tuple(map(unveil, command))
+        return parts if any(one is not other for one, other in zip(parts, command, strict=True)) else command
+    return command.removeprefix(VEIL) if isinstance(command, str) and command.startswith(VEIL) else command
+
+
+def _unknown(verb: str, name: str, known: Mapping[str, Takes], last: str) -> str:
+    """Name an unknown option, the nearest known one, and how a value that looks like an option is given."""
+    near = [f"; did you mean {one}?" for one in difflib.get_close_matches(name, known, 1)]
+    as_value = (
+        [f"; as a value of {last} it is written {last}={name}"] if known.get(last, "nothing") != "nothing" else []
+    )
+    return f"{name}: unknown option of {verb}{''.join(near or as_value)}"
 
 
 def one_line(box: str) -> str:
     """Extract the sentence inside the box that the parser draws, without its heading and help text."""
-    words = [word for word in box.split() if word.strip(BOX)]
+    words = [word for word in box.replace(VEIL, "").split() if word.strip(BOX)]
     text = " ".join(words).split(" For full helptext")[0].split(" Argument helptext")[0]
     text = re.sub(r"^(Parsing error|Value error|Unrecognized options|Invalid choice|Missing \w+) (?=\w+ )", "", text)
     text = re.sub(r"^Required options Missing from (hypergen \w+):", r"\1 needs", text)

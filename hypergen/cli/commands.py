@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
 from hypergen import registry
-from hypergen.cli.arguments import check_flags, one_line, typed_flags, with_config
+from hypergen.cli.arguments import Takes, one_line, prepare, typed_flags, unveil, with_config
 from hypergen.config import (
     DecodingConfig,
     EvaluateConfig,
@@ -210,8 +210,8 @@ def parse(arguments: list[str]) -> Any:
         InputError: an argument does not fit; one line.
     """
     if arguments and arguments[0] in VERBS:
-        arguments = [arguments[0], *with_config(arguments[1:])]
-        check_flags(arguments[0], arguments[1:], {*_flags(VERBS[arguments[0]]), "--help"})
+        known: dict[str, Takes] = {**_flags(VERBS[arguments[0]]), "--help": "nothing"}
+        arguments = [arguments[0], *prepare(arguments[0], with_config(arguments[1:]), known)]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -224,6 +224,7 @@ def parse(arguments: list[str]) -> Any:
         if redact(arguments) != arguments:  # the parser breaks lines, maybe inside a secret: let it complain without
             parse(redact(arguments))
         raise InputError(one_line(complaint.getvalue())) from None
+    command = unveil(command)
     for one in fields(command):
         if getattr(command, one.name) == "":  # a shell variable that was never set
             raise InputError(f"{flag(one.name)}: is empty; leave it out for its default")
@@ -232,8 +233,8 @@ def parse(arguments: list[str]) -> Any:
     return replace(command, settings=replace(command.settings, typed=tuple(sorted(typed_flags(arguments)))))
 
 
-def _flags(command: Any) -> list[str]:
-    """List every flag of a command, nested dataclasses flat."""
+def _flags(command: Any) -> dict[str, Takes]:
+    """List every flag of a command and what it takes, nested dataclasses flat."""
     nested = {
         "pretrain": PretrainConfig,
         "fit": FitConfig,
@@ -244,5 +245,16 @@ def _flags(command: Any) -> list[str]:
         "settings": Settings,
         **{name: registry.settings_class(name) for name in registry.MODALITIES},
     }
-    names = [one.name for one in fields(command) if one.name not in ("run", "typed")]  # neither is a flag
-    return [name for one in names for name in (_flags(nested[one]) if one in nested else [flag(one)])]
+    flags: dict[str, Takes] = {}
+    for one in fields(command):
+        if one.name in nested:
+            flags |= _flags(nested[one.name])
+        elif one.name not in ("run", "typed"):  # neither is a flag
+            flags[flag(one.name)] = _takes(str(one.type))
+    return flags
+
+
+def _takes(annotation: str) -> Takes:
+    if annotation == "bool":
+        return "nothing"
+    return "values" if annotation.startswith("tuple[") else "one value"

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from hypergen import api, registry
 from hypergen.config import DecodingConfig, GenerateConfig
+from hypergen.data.hub import snapshot
 from hypergen.decoding.completion_journal import open_journal
-from hypergen.decoding.loop import trim
+from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
 from hypergen.evaluation.agreement import bf16_agreement
 from hypergen.modality import Item
@@ -49,6 +50,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     """
     # 1. Check what can be known before the model is loaded.
     refuse_empty(config)
+    run = snapshot(run)
     target = Path(config.output) if config.output else None
     name, settings = stored_settings(run, config.modality, given)
     _check_target(target, registry.adapter(name).FIGURE_SUFFIX)
@@ -77,8 +79,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     machine = describe_machine(pick_device(config.device))
     with open_journal(target, Path(run), options, rows, machine) as batch_store:
         completions = loaded.complete(rows, decoding, config.max_new_tokens, batch_store=batch_store)
-        end = loaded.modality.end_token if decoding.stop_at_end else None
-        kept = trim(completions, end)
+        kept = trim(completions, loaded.modality.end_tokens if decoding.stop_at_end else ())
         _deliver(loaded, rows, completions, kept, target=target, as_json=config.json)
 
     # 4. Report how far bf16 agrees with fp32.

@@ -1,4 +1,4 @@
-"""Load data sets of the Hugging Face hub, and report an offline machine at once, without retries.
+"""Load data sets of the Hugging Face hub, find models in its cache, and report an offline machine at once.
 
 The library `datasets` is optional and slow to import, so it is imported where a data set is loaded.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import re
 import socket
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hypergen.errors import InputError
-from hypergen.runtime.console import first_line
+from hypergen.runtime.console import first_line, warn
 
 HUB = "hub:"  # how a source on the hub begins
+CACHED = re.compile(r"models--(.+)")  # how a folder of the hub's cache is called
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SECONDS_TO_WAIT = 5.0
 TRUE_WORDS = {"1", "on", "yes", "true"}
@@ -39,6 +42,29 @@ def is_offline() -> bool:
     except OSError:
         return True
     return False
+
+
+def snapshot(source: str) -> str:
+    """Find the snapshot inside a folder of the hub's cache, `models--ORG--NAME`; any other source stays.
+
+    Raises:
+        InputError: the folder has none, because its download was never finished.
+    """
+    folder = Path(source).expanduser()
+    name = CACHED.fullmatch(folder.name)
+    try:
+        if name is None or not folder.is_dir() or (folder / "config.json").exists():
+            return source
+        found = sorted((folder / "snapshots").glob("*/"), key=lambda path: path.stat().st_mtime)
+    except OSError:  # whoever reads it will say why
+        return source
+    with suppress(OSError):
+        current = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        found.sort(key=lambda path: path.name == current)
+    if not found:
+        raise InputError(f"{source}: is a folder of the hub's cache without a snapshot of {name[1].replace('--', '/')}")
+    warn(f"{source}: is a folder of the hub's cache; its snapshot {found[-1].name[:12]} is used")
+    return str(found[-1])
 
 
 def load_hub_rows(source: str, *, limit: int | None = None) -> Any:

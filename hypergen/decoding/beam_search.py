@@ -2,7 +2,7 @@
 
 The best has the highest mean log-probability per token. A continuation that has ended stays among the K with its sum,
 and the search is over when all K have ended; with `stop_at_end` off nothing ends, and the ids are those of
-`transformers.generate(num_beams=K)` over the same length.
+`transformers.generate(num_beams=K)` over the same length, also with a repetition penalty.
 Does not know what a token means.
 
 Shape letters: B batch, P prompt, S completion, K beams, V vocabulary, M = B * K rows.
@@ -10,12 +10,13 @@ Shape letters: B batch, P prompt, S completion, K beams, V vocabulary, M = B * K
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from hypergen.config import DecodingConfig
+from hypergen.decoding.end_tokens import is_end
 from hypergen.modality import Decoder
 
 NUM_BEAMS = 4
@@ -28,10 +29,10 @@ def decode_beams(
     *,
     config: DecodingConfig,
     score: Callable[[Tensor, Tensor], Tensor],
-    end_token: int | None,
+    end_tokens: Sequence[int],
     check_stop: Callable[[], None],
 ) -> Tensor:
-    """Decode one batch; see `strategies.Search`: (B, P) -> (B, S), filled up with the end token."""
+    """Decode one batch; see `strategies.Search`: (B, P) -> (B, S), filled up with the first end token."""
     # 1. Prefill the prompts once, and repeat each row for its K beams.
     batch, num_beams = len(prompts), config.num_beams or NUM_BEAMS
     row_of_prompt = torch.arange(batch, device=prompts.device)[:, None]
@@ -45,29 +46,27 @@ def decode_beams(
         check_stop()
         # 2. Score every next token of every beam; one that has ended keeps its sum.
         steps = score(logits, context)
-        if end_token is not None:
+        if end_tokens:
             steps[ended] = -torch.inf
-            steps[ended, end_token] = 0.0
+            steps[ended, end_tokens[0]] = 0.0
         # 3. Keep the K best of a prompt's K * V continuations.
         num_tokens = steps.shape[1]
         totals, best = (totals[..., None] + steps.view(batch, num_beams, num_tokens)).flatten(1).topk(num_beams)
         rows = (row_of_prompt * num_beams + best // num_tokens).flatten()
         token = (best % num_tokens).flatten()
         context = torch.cat([context[rows], token[:, None]], 1)
-        if end_token is not None:
-            ended = ended[rows] | (token == end_token)
+        if end_tokens:
+            ended = ended[rows] | is_end(token, end_tokens)
         if position + 1 == max_new_tokens or bool(ended.all()):
             break
         # 4. Run the model on the new tokens, each behind the beam that it continues.
         logits, kv_cache = decoder.decode_step(token, decoder.select_rows(kv_cache, rows))
     # 5. Return each prompt's best beam.
     completions = context[:, prompts.shape[1] :].view(batch, num_beams, -1)
-    return completions[row_of_prompt.squeeze(1), _best(totals, completions, end_token)]
+    return completions[row_of_prompt.squeeze(1), _best(totals, completions, end_tokens)]
 
 
-def _best(totals: Tensor, completions: Tensor, end_token: int | None) -> Tensor:
+def _best(totals: Tensor, completions: Tensor, end_tokens: Sequence[int]) -> Tensor:
     """Find the beam with the highest mean: sums of log-probabilities (B, K) and ids (B, K, S) -> (B,)."""
-    lengths = torch.full_like(totals, completions.shape[2])
-    if end_token is not None:
-        lengths = ((completions != end_token).sum(2) + 1).clamp(max=completions.shape[2])
+    lengths = ((~is_end(completions, end_tokens)).sum(2) + 1).clamp(max=completions.shape[2])
     return (totals / lengths).argmax(1)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from hypergen.config import DecodingConfig
 from hypergen.decoding.completion_journal import BatchStore, no_store
+from hypergen.decoding.end_tokens import is_end, longest
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.decoding.strategies import STRATEGIES, TokenSelector
 from hypergen.errors import InputError
@@ -38,7 +39,7 @@ def generate(
     max_new_tokens: int,
     config: DecodingConfig = DecodingConfig(),  # noqa: B008 (frozen)
     *,
-    end_token: int | None = None,
+    end_tokens: Sequence[int] = (),
     citations: CitationIndex | None = None,
     batch_size: int = 32,
     label: str = "generate",
@@ -52,7 +53,7 @@ def generate(
         prompts: (B, P) ids or 1-D tensors of any lengths >= 1, as `Modality.add_start_tokens` gives them.
         max_new_tokens: the longest completion.
         config: the strategy and its numbers.
-        end_token: with `config.stop_at_end`, a row is over after this id and filled up with it.
+        end_tokens: with `config.stop_at_end`, a row is over after any of these ids and filled up with the first.
         citations: n-grams that must not be completed; prompt tokens count in the window.
         batch_size: rows decoded together, those of like length; of equal length where padding is not possible.
         label: of the progress.
@@ -61,7 +62,7 @@ def generate(
 
     Returns:
         (B, S) ids on the CPU, in the order of the prompts, S the longest completion (S = max_new_tokens unless every
-        row ended earlier). `trim` cuts at the end token.
+        row ended earlier). `end_tokens.trim` cuts at the end token.
 
     Raises:
         InputError: a prompt is empty, prompt and completion together exceed the context, or citations are to be
@@ -71,10 +72,10 @@ def generate(
     _check_lengths(rows, max_new_tokens, model.context_length)
     if config.block_citations and citations is None:
         raise InputError(f"--block-citations {config.block_citations}: the training tokens are needed for this")
-    filler = 0 if end_token is None else end_token
+    filler = end_tokens[0] if end_tokens else 0
     completions = torch.full((len(rows), max_new_tokens), filler, dtype=torch.long)
-    end = end_token if config.stop_at_end else None
-    longest = 0
+    ends = tuple(end_tokens) if config.stop_at_end else ()
+    length = 0
     with evaluating(model):
         decoder = bf16_copy(model) if config.precision == "bf16" else model
         device = next(model.parameters()).device
@@ -86,12 +87,12 @@ def generate(
                 prompts, selector = [rows[index].to(device) for index in batch], TokenSelector(config, citations, batch)
                 steps = _StepProgress(advance, len(batch), max_new_tokens, check_stop)
                 decode = partial(_decode_batch, decoder, prompts, max_new_tokens, selector, config=config)
-                ids = batch_store(batch, partial(decode, end_token=end, check_stop=steps.before_step))
+                ids = batch_store(batch, partial(decode, end_tokens=ends, check_stop=steps.before_step))
                 # 3. Put the completions where their prompts were.
                 completions[torch.tensor(batch), : ids.shape[1]] = ids.cpu()
-                longest = max(longest, ids.shape[1])
+                length = max(length, ids.shape[1])
                 steps.finish(ids.numel())
-    return completions[:, :longest]
+    return completions[:, :length]
 
 
 @final
@@ -128,7 +129,7 @@ def _decode_batch(
     selector: TokenSelector,
     *,
     config: DecodingConfig,
-    end_token: int | None,
+    end_tokens: Sequence[int],
     check_stop: Callable[[], None],
 ) -> Tensor:
     """Decode one batch, by the strategy's own search or token by token: B prompts (P,) -> (B, S)."""
@@ -138,7 +139,7 @@ def _decode_batch(
     else:
         score = selector.log_probabilities
         decode = partial(search, decoder, torch.stack(prompts), max_new_tokens, config=config, score=score)
-    return decode(end_token=end_token, check_stop=check_stop)
+    return decode(end_tokens=end_tokens, check_stop=check_stop)
 
 
 def _decode_tokens(
@@ -148,30 +149,30 @@ def _decode_tokens(
     selector: TokenSelector,
     *,
     native: bool,
-    end_token: int | None,
+    end_tokens: Sequence[int],
     check_stop: Callable[[], None],
 ) -> Tensor:
     """Decode one batch token by token: B prompts (P,) -> (B, S)."""
     # 1. Prefill the prompts once; `context` (B, P + S) takes the completions.
     logits, kv_cache, context = _prefill(decoder, prompts, max_new_tokens, native)
     batch, length = len(prompts), context.shape[1] - max_new_tokens
-    completions = context.new_full((batch, max_new_tokens), 0 if end_token is None else end_token)
+    completions = context.new_full((batch, max_new_tokens), end_tokens[0] if end_tokens else 0)
     active = torch.arange(batch, device=context.device)  # rows still in the batch
     finished = torch.zeros(batch, dtype=torch.bool, device=context.device)  # among those
     for position in range(max_new_tokens):
         check_stop()
-        # 2. Select the next token of every row; a finished row repeats the end token.
+        # 2. Select the next token of every row; a finished row repeats the first end token.
         token = selector(logits, context[:, :length])
-        if end_token is not None:
-            token = torch.where(finished, end_token, token)
-            finished |= token == end_token
+        if end_tokens:
+            token = torch.where(finished, end_tokens[0], token)
+            finished |= is_end(token, end_tokens)
         completions[active, position] = token
         if position + 1 == max_new_tokens:
             break
         context[:, length] = token
         length += 1
         # 3. Every few steps, stop if all rows have finished; drop finished rows once they are a quarter of the batch.
-        if end_token is not None and position % STEPS_BETWEEN_CHECKS == 0:
+        if end_tokens and position % STEPS_BETWEEN_CHECKS == 0:
             num_finished = int(finished.sum())
             if num_finished == len(active):
                 break
@@ -182,12 +183,7 @@ def _decode_tokens(
                 selector.select_rows(kept)
         # 4. Run the model on the new tokens alone.
         logits, kv_cache = decoder.decode_step(token, kv_cache)
-    return completions if end_token is None else completions[:, : _longest(completions, end_token)]
-
-
-def _longest(completions: Tensor, end_token: int) -> int:
-    """Find the length up to the last row's first end token, that one included."""
-    return min(completions.shape[1], 1 + int((completions != end_token).cummin(1).values.sum(1).max()))
+    return completions[:, : longest(completions, end_tokens)] if end_tokens else completions
 
 
 def _prefill(
@@ -234,14 +230,6 @@ def _check_lengths(rows: list[Tensor], max_new_tokens: int, context_length: int)
         if len(row) + max_new_tokens > context_length:
             lengths = f"{len(row)} tokens and {max_new_tokens} new ones"
             raise InputError(f"prompt {index}: {lengths} exceed the context of {context_length}")
-
-
-def trim(tokens: Tensor, end_token: int | None) -> list[Tensor]:
-    """Cut each row of (B, S) before its first end token; rows stay whole where there is no end token."""
-    if end_token is None:
-        return list(tokens)
-    is_end = torch.cat([tokens == end_token, tokens.new_ones(len(tokens), 1, dtype=torch.bool)], 1)
-    return [row[:length] for row, length in zip(tokens, is_end.int().argmax(1).tolist(), strict=True)]
 
 
 def bf16_copy(model: ModuleType) -> ModuleType:

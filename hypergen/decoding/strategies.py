@@ -11,7 +11,7 @@ Shape letters: B batch, P prompt, S completion, L context, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -40,10 +40,10 @@ class Search(Protocol):
         *,
         config: DecodingConfig,
         score: Callable[[Tensor, Tensor], Tensor],
-        end_token: int | None,
+        end_tokens: Sequence[int],
         check_stop: Callable[[], None],
     ) -> Tensor:
-        """Decode prompts (B, P) of one length: -> (B, S), filled up with the end token.
+        """Decode prompts (B, P) of one length: -> (B, S), filled up with the first end token.
 
         Args:
             decoder: runs the model.
@@ -51,7 +51,7 @@ class Search(Protocol):
             max_new_tokens: the longest completion.
             config: the numbers that the user set.
             score: logits (B, V) and the ids so far (B, L) -> log-probabilities, -inf where a token is not allowed.
-            end_token: ends a completion; None: nothing does.
+            end_tokens: each ends a completion.
             check_stop: called before each step; raises where decoding is to end.
         """
         ...
@@ -124,8 +124,11 @@ class TokenSelector:
         return argmax(logits)
 
     def log_probabilities(self, logits: Tensor, context: Tensor) -> Tensor:
-        """Compute log-probabilities (B, V), for a search over several tokens; -inf where one would be a citation."""
-        return self._block(self._penalize(logits, context).float().log_softmax(-1), context)
+        """Compute log-probabilities (B, V), for a search over several tokens; -inf where one would be a citation.
+
+        A repetition penalty is on them, not on the logits, so sums over tokens are those of `transformers.generate`.
+        """
+        return self._block(self._penalize(logits.float().log_softmax(-1), context), context)
 
     def _penalize(self, logits: Tensor, context: Tensor) -> Tensor:
         return logits if self.penalty == 1.0 else penalize_repetition(logits, context, self.penalty)

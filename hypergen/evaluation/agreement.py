@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hypergen.decoding.loop import bf16_copy, trim
+from hypergen.decoding.end_tokens import trim
+from hypergen.decoding.loop import bf16_copy
 from hypergen.errors import InputError
 from hypergen.evaluation.predictions import per_position
 from hypergen.modality import Predictor
@@ -62,7 +63,7 @@ def choice_ranks(
     model: Predictor,
     prompts: Tensor,
     completions: Tensor,
-    end_token: int | None = None,
+    end_tokens: Sequence[int] = (),
     *,
     batch_size: int = 8,
     advance: Advance = no_progress,
@@ -73,7 +74,7 @@ def choice_ranks(
         model: the base, where the completions are another model's.
         prompts: (B, P), start token included.
         completions: (B, S).
-        end_token: the id after which completions are padding, where they stopped there; neither counts.
+        end_tokens: ids after which completions are padding, where they stopped there; neither counts.
         batch_size: completions computed together.
         advance: as in `predictions.per_position`.
 
@@ -82,7 +83,7 @@ def choice_ranks(
     """
     tokens = torch.cat([prompts.cpu(), completions.cpu()], 1)
     found = ranks(model, tokens, tokens[:, 1:], batch_size=batch_size, advance=advance)[:, prompts.shape[1] - 1 :]
-    return [row[: len(kept)] for row, kept in zip(found, trim(completions.cpu(), end_token), strict=True)]
+    return [row[: len(kept)] for row, kept in zip(found, trim(completions.cpu(), end_tokens), strict=True)]
 
 
 def agreement_values(top: Tensor, base_top: Tensor) -> dict[str, Tensor]:

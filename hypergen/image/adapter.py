@@ -135,7 +135,7 @@ class ImageModality:
     """Convert pictures (PIL, RGB) to ids and back, and hold the model over them; see `modality.Modality`."""
 
     name = "image"
-    end_token: int | None = None
+    end_tokens: tuple[int, ...] = ()
 
     def __init__(self, model: ImageTransformer, codec: Codec, settings: Settings):
         self.model = model

@@ -16,6 +16,7 @@ CodecName = Literal["vq", "colors"]
 
 PAPER_RECIPE: dict[str, Any] = {}  # the paper's values for a model without a card are all options of the core
 MODEL_SUFFIXES: tuple[str, ...] = ()
+MODEL_FILES: tuple[str, ...] = ()
 NAMED_BASES: tuple[str, ...] = ()
 SOURCES = "cifar10, a folder, zip or file of pictures, or hub:ID[:SPLIT]"
 

@@ -17,7 +17,10 @@ from hypergen.errors import InputError
 
 def is_installed(module: str) -> bool:
     """Tell whether a module can be imported, without importing it."""
-    return find_spec(module) is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def how_to_install(module: str, requirement: str) -> str:

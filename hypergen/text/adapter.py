@@ -21,7 +21,15 @@ from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
 from hypergen.text import gguf, gguf_export, named_bases, sources
-from hypergen.text.checkpoint import load_causal, locate, new_llama, read_config, save_causal
+from hypergen.text.checkpoint import (
+    TOKENIZER_FILES,
+    load_causal,
+    locate,
+    new_llama,
+    processor_files,
+    read_config,
+    save_causal,
+)
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
 from hypergen.text.documents import cut_end
@@ -29,8 +37,19 @@ from hypergen.text.introspection import context_length, text_config
 from hypergen.text.known_words import known_words
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
+from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, load_peft, merge
 from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
-from hypergen.text.tokenizer import decode_texts, largest_id, load_tokenizer, prefix_ids, tokenize, train_tokenizer
+from hypergen.text.tokenizer import (
+    PROTOBUF,
+    SENTENCEPIECE,
+    TIKTOKEN,
+    decode_texts,
+    largest_id,
+    load_tokenizer,
+    prefix_ids,
+    tokenize,
+    train_tokenizer,
+)
 from hypergen.text.word_list import NO_LIST, WordList, find_words
 
 METRICS: dict[str, Metric] = {
@@ -60,6 +79,10 @@ OPTIONAL_DEPENDENCIES = {
     "datasets": DATASETS,
     "zstandard": ZSTANDARD,
     "gguf": gguf.REQUIREMENT,
+    "sentencepiece": SENTENCEPIECE,
+    "google.protobuf": PROTOBUF,
+    "tiktoken": TIKTOKEN,
+    "peft": PEFT,
 }
 LIBRARIES = ("transformers",)
 DEFAULT_PROMPTS = "stories"
@@ -182,17 +205,36 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     _check_prompt(settings)
     if settings.offload:
         _check_offload(allow_pickle_weights)
-    found = locate(named_bases.resolve(source), allow_pickle_weights)
-    if settings.offload and gguf.is_gguf(found.name):
-        raise InputError(f"--offload: reads safetensors only; {source} is a GGUF file")
+    adapter = find_adapter(named_bases.resolve(source))
+    if adapter:
+        load_peft(adapter)
+    found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
+    if settings.offload and (adapter or gguf.is_gguf(found.name)):
+        kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
+        raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
     config = read_config(found)
-    tokenizer = load_tokenizer(found.name, found.local_files_only)
+    tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
     words = find_words(source, named_bases.card(source))
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
-    return TextModality(TextModel(causal), tokenizer, settings, words)
+    if adapter:
+        causal = merge(causal, adapter)
+    return TextModality(
+        TextModel(causal),
+        tokenizer,
+        settings,
+        word_list=words,
+        processor_files=processor_files(found, config),
+    )
+
+
+def _tokenizer_source(adapter: PeftAdapter | None) -> str | None:
+    """Find the tokenizer that an adapter was saved with; None where it has none of its own."""
+    if adapter is None or not any((adapter.folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return str(adapter.folder)
 
 
 def _check_prompt(settings: Settings) -> None:
@@ -240,26 +282,43 @@ class TextModality:
         model: TextModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: Settings,
+        *,
         word_list: WordList | None = None,
+        processor_files: Mapping[str, bytes] | None = None,
     ):
-        """Join the parts; the word list is that of the base, where it has one."""
+        """Join a model, its codec, and what else belongs to them.
+
+        Args:
+            model: over the tokenizer's ids.
+            tokenizer: encodes and decodes.
+            settings: the adapter's own.
+            word_list: that of the base, where it has one.
+            processor_files: content of the files by name that a saved model has besides, for its multimodal class.
+        """
         self.model = model
+        self.processor_files = processor_files or {}
         self.tokenizer = tokenizer
         self.settings: Settings = fill(settings, PAPER_RECIPE)
         self.sequence_length = _sequence_length(settings)
-        self.end_token: int | None = _end_token(model, tokenizer)
+        self.end_tokens: tuple[int, ...] = _end_tokens(model, tokenizer)
         self._word_list = word_list
         self._prefix = prefix_ids(tokenizer)
-        self._separator = [one for one in [self.end_token] if one is not None] if settings.pack else None
+        self._separator = list(self.end_tokens[:1]) if settings.pack else None
 
     def with_settings(self, settings: Settings) -> TextModality:
         """Combine the same tokenizer and model with other settings."""
-        return TextModality(self.model, self.tokenizer, settings, self._word_list)
+        return self._with(self.model, settings)
 
     def with_model(self, model: TokenModel) -> TextModality:
         """Combine the same tokenizer and settings with another model."""
         assert isinstance(model, TextModel)
-        return TextModality(model, self.tokenizer, self.settings, self._word_list)
+        return self._with(model, self.settings)
+
+    def _with(self, model: TextModel, settings: Settings) -> TextModality:
+        """Combine the tokenizer and what belongs to it with another model or other settings."""
+        return TextModality(
+            model, self.tokenizer, settings, word_list=self._word_list, processor_files=self.processor_files
+        )
 
     def is_item(self, value: object) -> bool:
         """Tell one text from a collection of several."""
@@ -278,7 +337,7 @@ class TextModality:
         """
         self._require_context()
         if count is None:
-            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self.end_token))
+            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self._end_token))
         return self._require_known(
             drawn_windows(
                 self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
@@ -309,7 +368,7 @@ class TextModality:
         """
         prefix = self._prefix
         if not prefix and prompt.shape[1] == 0:
-            first = self.end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+            first = self._end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
             if first is None:
                 raise InputError("an empty prompt needs a tokenizer with a begin or end token; this one has neither")
             prefix = [first]
@@ -369,16 +428,21 @@ class TextModality:
 
     def render(self, prompts: Sequence[Tensor], completions: Tensor) -> list[str]:
         """Decode prompts (P,) each and completions (B, S) into the continuations, as they read after their prompts."""
-        starts = [self.decode(prompt[None])[0] for prompt in prompts]
-        wholes = [
-            self.decode(torch.cat([prompt.cpu(), completion])[None])[0]
-            for prompt, completion in zip(prompts, completions.cpu(), strict=True)
-        ]
-        alone = self.decode(completions)
+        starts = decode_texts(self.tokenizer, [prompt.tolist() for prompt in prompts])
+        rows = [self._without_end(row) for row in completions.tolist()]
+        wholes = decode_texts(
+            self.tokenizer, [prompt.tolist() + row for prompt, row in zip(prompts, rows, strict=True)]
+        )
+        alone = decode_texts(self.tokenizer, rows)
         return [
             whole[len(start) :] if whole.startswith(start) else rest  # a character may lie across the border
             for start, whole, rest in zip(starts, wholes, alone, strict=True)
         ]
+
+    def _without_end(self, row: list[int]) -> list[int]:
+        """Cut end tokens off the end of a completion; not every tokenizer knows that they are special."""
+        length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
+        return row[:length]
 
     def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> TextFigure:
         """Draw prompts (N, P) and completions (N, S) by title as an HTML table, one row an example.
@@ -405,6 +469,13 @@ class TextModality:
         """Write model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
         save_causal(self.model.causal, folder, dtype)
         self.tokenizer.save_pretrained(folder)
+        for name, content in self.processor_files.items():
+            (folder / name).write_bytes(content)
+
+    @property
+    def _end_token(self) -> int | None:
+        """The one that stands between two documents; None where there is none."""
+        return self.end_tokens[0] if self.end_tokens else None
 
     def _require_context(self) -> None:
         length, context = self.sequence_length, self.model.context_length
@@ -439,13 +510,24 @@ def _check_text(item: object, number: int | None) -> None:
         raise InputError(f"{which}: is not text that UTF-8 can write") from None
 
 
-def _end_token(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Find the tokenizer's end token, else the first that the model's configuration names."""
-    own: int | None = tokenizer.eos_token_id
-    if own is not None:
-        return own
-    named: int | list[int] | None = getattr(text_config(model.causal), "eos_token_id", None)
-    return named[0] if isinstance(named, list) else named
+def _end_tokens(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """List the end tokens: the tokenizer's, then each that generation settings or configuration name.
+
+    What a configuration has only because its class has it as default does not count beside generation settings.
+    """
+    config = text_config(model.causal)
+    named = [tokenizer.eos_token_id, *_ids(getattr(model.causal.generation_config, "eos_token_id", None))]
+    own = getattr(config, "eos_token_id", None)
+    if named[1:] == [] or own != getattr(type(config), "eos_token_id", None):
+        named += _ids(own)
+    return tuple(dict.fromkeys(one for one in named if one is not None and 0 <= one < model.num_tokens))
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    """Make a list of what names one id, several or none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
 
 
 if TYPE_CHECKING:  # mypy checks the contract

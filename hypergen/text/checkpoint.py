@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -37,7 +38,7 @@ from hypergen.runtime.progress import Advance, track
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
 from hypergen.text import gguf, offload
-from hypergen.text.config import MODEL_SUFFIXES
+from hypergen.text.config import MODEL_FILES, MODEL_SUFFIXES
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -48,6 +49,14 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PROCESSOR_FILES = (  # of the multimodal classes that a checkpoint may be loaded by
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "chat_template.json",
+)
+MOST_PROCESSOR_BYTES = 2**24  # of one of them
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 BARS = {"Loading weights": "load weights", "Writing model shards": "write weights"}  # transformers' titles -> ours
 LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_hidden_layers_per_stage")
@@ -223,6 +232,29 @@ def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: 
         )
 
 
+def processor_files(source: Source, config: PreTrainedConfig) -> dict[str, bytes]:
+    """Read the files by which a multimodal checkpoint turns pictures and sounds into input, by name.
+
+    A run keeps them, so that the multimodal class loads it as it loads its base.
+    """
+    if config.get_text_config(decoder=True) is config or gguf.is_gguf(source.name):
+        return {}
+    folder, found = Path(source.name), {}
+    for name in PROCESSOR_FILES:
+        path = folder / name if folder.is_dir() else _fetched(source, name)
+        if path is not None and path.is_file() and path.stat().st_size <= MOST_PROCESSOR_BYTES:
+            found[name] = path.read_bytes()
+    return found
+
+
+def _fetched(source: Source, name: str) -> Path | None:
+    """Fetch a file of a hub id; None where it has none."""
+    try:
+        return Path(hf_hub_download(source.name, name, local_files_only=source.local_files_only))
+    except Exception:  # whatever network and hub raise: most checkpoints lack most of them
+        return None
+
+
 def save_causal(causal: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights (safetensors, stored as `dtype`), configuration and greedy generation defaults into `folder`."""
     options: dict[str, Any] = {}
@@ -281,8 +313,9 @@ def _check_folder(folder: Path, allow_pickle_weights: bool) -> bool:
     """Require the files of a base, and tell whether its weights are safetensors."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: has no config.json; a base is a folder in the layout of save_pretrained")
-    if (folder / "adapter_config.json").exists():
-        raise InputError(f"{folder}: is an adapter (adapter_config.json) of another model; merge the two first")
+    if any((folder / name).exists() for name in MODEL_FILES):
+        cure = "without its config.json it would be merged into that"
+        raise InputError(f"{folder}: is an adapter ({MODEL_FILES[0]}) of another model, beside a whole one; {cure}")
     _check_layers(folder / "config.json", read_object(folder / "config.json"))
     is_safe = any(folder.glob("model*.safetensors"))
     if not is_safe and not (allow_pickle_weights and any(folder.glob("pytorch_model*.bin"))):

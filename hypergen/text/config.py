@@ -13,6 +13,7 @@ from hypergen.errors import InputError
 
 PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
 MODEL_SUFFIXES = (".gguf",)  # of files that are a model
+MODEL_FILES = ("adapter_config.json",)  # of a folder without config.json that is a model: a PEFT adapter
 NAMED_BASES = ("smollm2-135m", "gemma-3-270m")  # `named_bases` has where they come from, and their cards
 SOURCES = (
     "a .txt, .jsonl, .json, .csv, .parquet or .arrow file, each also .gz, .bz2, .xz or .zst, a folder of them or of "

@@ -26,13 +26,13 @@ class PrefixCache:
     layers: DynamicCache | None
     """Keys and values of the prefix; None where the architecture keeps none that can be used."""
     prefix: Tensor | None
-    """(B, length) ids, only where there are no `layers`: these architectures compute the prefix again."""
+    """(B, length) ids, where the prefix is or may be computed again: there are no `layers`, or a length from which on
+    they are others (`rotary`)."""
 
     def select_rows(self, rows: Tensor) -> PrefixCache:
         """Keep these rows (B',), repeats allowed."""
-        if self.layers is not None:
-            return replace(self, layers=select_cache_rows(self.layers, rows))
-        return replace(self, prefix=None if self.prefix is None else self.prefix[rows])
+        layers = None if self.layers is None else select_cache_rows(self.layers, rows)
+        return replace(self, layers=layers, prefix=None if self.prefix is None else self.prefix[rows])
 
 
 def new_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +29,7 @@ from hypergen.text.attention import use_causal_attention
 from hypergen.text.kv_cache import PrefixCache, new_cache
 from hypergen.text.offload import is_offloaded
 from hypergen.text.packing import pack_weights
+from hypergen.text.rotary import forget_longest_sequences, rotary_lengths
 from hypergen.text.truncation import input_of, replaced_input, skipped
 from hypergen.training.parameters import check_last_layers
 
@@ -52,7 +52,9 @@ class TextModel(nn.Module):
         introspection.disable_randomness(causal)
         introspection.silence_padding_warning(causal)
         use_causal_attention(causal)
+        forget_longest_sequences(causal)
         self.offloaded = is_offloaded(causal)
+        self._rotary = rotary_lengths(introspection.text_config(causal))
         self.context_length = introspection.context_length(introspection.text_config(causal))
         self._transform_logits = introspection.logit_transform(causal)
         self._checked_cuts: set[int] = set()
@@ -160,22 +162,25 @@ class TextModel(nn.Module):
 
     def _prefill(self, prompt: Tensor, max_new_tokens: int) -> tuple[Tensor, PrefixCache]:
         """Compute the prompt the model's own way."""
-        if self._cache_argument is None:
-            return self._advance(prompt, PrefixCache(0, None, prompt[:, :0]))
-        layers = new_cache(self.causal.config, capacity=prompt.shape[1] + max_new_tokens)
-        return self._advance(prompt, PrefixCache(0, layers, None))
+        capacity = prompt.shape[1] + max_new_tokens
+        layers = None if self._cache_argument is None else new_cache(self.causal.config, capacity)
+        keeps_ids = layers is None or self._rotary.change
+        return self._advance(prompt, PrefixCache(0, layers, prompt[:, :0] if keeps_ids else None))
 
     def _advance(self, tokens: Tensor, kv_cache: PrefixCache) -> tuple[Tensor, PrefixCache]:
         """Compute further ids (B, l): -> logits (B, V) after the last of them, and the longer cache."""
-        length = kv_cache.length + tokens.shape[1]
-        if kv_cache.prefix is not None:
-            prefix = torch.cat([kv_cache.prefix, tokens], 1)
+        length, layers, prefix = kv_cache.length + tokens.shape[1], kv_cache.layers, kv_cache.prefix
+        prefix = None if prefix is None else torch.cat([prefix, tokens], 1)
+        if prefix is not None and (layers is None or self._rotary.are_new(length)):
             return self.head(self.hidden(prefix)[:, -1]), PrefixCache(length, None, prefix)
-        inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": True, str(self._cache_argument): kv_cache.layers}
+        first = kv_cache.length
+        if prefix is not None and first and self._rotary.changed(first, length):  # every key is another one now
+            tokens, layers, first = prefix, new_cache(self.causal.config, 2 * length), 0
+        inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": True, str(self._cache_argument): layers}
         if self._takes_positions:
-            positions = torch.arange(kv_cache.length, length, device=tokens.device)
+            positions = torch.arange(first, length, device=tokens.device)
             inputs["position_ids"] = positions.expand(len(tokens), -1)
-        return self.head(self._run(**inputs)[:, -1]), replace(kv_cache, length=length)
+        return self.head(self._run(**inputs)[:, -1]), PrefixCache(length, layers, prefix)
 
     def _step_unpacked(self, tokens: Tensor) -> Tensor:
         """Compute logits (2, V) after (2, T) ids the model's own way; see `_exchanged_step`."""

@@ -1,7 +1,7 @@
 """Pack the weights of small causal language models of the Llama and GPT-2 families for `kernels.packed_model`.
 
-`model.TextModel` checks that the packed weights give the same logits on a few tokens. A departure that shows only on
-longer sequences, such as a sliding window, must be refused here.
+`packable` lists the configurations that this covers; `model.TextModel` checks once more that the packed weights give
+the same logits on a few tokens.
 
 Shape letters: D width, E width of a head, I inner width, V vocabulary.
 """
@@ -14,29 +14,21 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hypergen.kernels.packed_linear import DTYPES, PackedLinear
 from hypergen.kernels.packed_model import PackedBlock, PackedModel
+from hypergen.text.packable import GPT2_ACTIVATIONS, uncovered
 
 MOST_BYTES = 2**29  # of weights that are copied; in a larger model arithmetic takes the time, not calls
-LLAMAS = ("llama", "mistral", "qwen2")
-GPT2_ACTIVATIONS = {"gelu_new": "tanh_gelu", "gelu_pytorch_tanh": "tanh_gelu", "silu": "silu", "swish": "silu"}
-CHANGING_ROTARY = ("dynamic", "longrope")  # types whose frequencies depend on the length of the sequence
+FEW_POSITIONS = 8  # of a sequence whose rotation is compared with that of the longest one
 
 
 def pack_weights(causal: PreTrainedModel) -> PackedModel | None:
-    """Copy the weights into a packed model; None where architecture, size or precision is not one that can be packed.
-
-    A configuration that departs from its family in a way that shows at once, such as another activation, may come out
-    wrong here.
-    """
-    if not _is_small(causal):
+    """Copy the weights into a packed model; None where configuration, size or precision is not known to be covered."""
+    if not _is_small(causal) or uncovered(causal) is not None:
         return None
-    if causal.config.model_type in LLAMAS and not _changes_with_length(causal):
-        return _pack_llama(causal)
-    is_gpt2 = causal.config.model_type == "gpt2" and causal.config.activation_function in GPT2_ACTIVATIONS
-    return _pack_gpt2(causal) if is_gpt2 else None
+    return _pack_gpt2(causal) if causal.config.model_type == "gpt2" else _pack_llama(causal)
 
 
 def _is_small(causal: PreTrainedModel) -> bool:
@@ -47,25 +39,13 @@ def _is_small(causal: PreTrainedModel) -> bool:
     return is_plain and sum(parameter.nbytes for parameter in parameters) <= MOST_BYTES
 
 
-def _changes_with_length(causal: Any) -> bool:
-    """Tell whether a long sequence is computed in another way than the few tokens that are checked."""
-    return _has_window(causal.config) or causal.model.rotary_emb.rope_type in CHANGING_ROTARY
-
-
-def _has_window(config: PreTrainedConfig) -> bool:
-    """Tell whether a layer attends to a sliding window that some sequence outgrows.
-
-    Of these families only Qwen2 goes by `layer_types`; a Mistral with a window has it in every layer, and its modules
-    do not say so (its attention has no `sliding_window`, only the mask does).
-    """
-    window = getattr(config, "sliding_window", None)
-    if window is None or window >= config.max_position_embeddings:
-        return False
-    return config.model_type != "qwen2" or "sliding_attention" in config.layer_types
-
-
-def _pack_llama(causal: Any) -> PackedModel:
+def _pack_llama(causal: Any) -> PackedModel | None:
+    """Pack a model of the Llama family; None where its rotation depends on the length of the sequence."""
     body, config = causal.model, causal.config
+    rotary = _rotary_table(body.rotary_emb, config.max_position_embeddings)
+    of_few = _rotary_table(body.rotary_emb, min(FEW_POSITIONS, len(rotary)))
+    if not torch.allclose(rotary[:FEW_POSITIONS], of_few):
+        return None
     first = body.layers[0].self_attn
     width, head_width = config.hidden_size, first.head_dim
     heads, groups = config.num_attention_heads, config.num_key_value_heads
@@ -95,7 +75,7 @@ def _pack_llama(causal: Any) -> PackedModel:
         num_heads=heads,
         num_groups=groups,
         head_width=head_width,
-        rotary=_rotary_table(body.rotary_emb, config.max_position_embeddings),
+        rotary=rotary,
     )
 
 
@@ -156,7 +136,9 @@ def _after_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> PackedLinear:
     return PackedLinear(norm.weight[:, None] * weight, shift if bias is None else shift + bias)
 
 
+@torch.no_grad()
 def _rotary_table(rotary: Any, num_positions: int) -> Tensor:
-    """Compute cosines and sines (positions, E / 2, 2) from the model's own frequencies and scaling."""
-    angles = torch.outer(torch.arange(num_positions, device=rotary.inv_freq.device).float(), rotary.inv_freq.float())
-    return torch.stack([angles.cos(), angles.sin()], -1) * rotary.attention_scaling
+    """Compute cosines and sines (positions, E / 2, 2) of a sequence of this length, by the model's own module."""
+    positions = torch.arange(num_positions, device=rotary.inv_freq.device)[None]
+    parts = rotary(rotary.inv_freq.float(), positions)  # of the first argument, only type and device matter
+    return torch.stack([part[0, :, : part.shape[-1] // 2] for part in parts], -1)

@@ -6,14 +6,17 @@ padding token. Any string can be encoded, because every byte has a piece of its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hypergen.errors import InputError
+from hypergen.runtime import dependencies
 from hypergen.runtime.console import first_line
 from hypergen.text import gguf
 from hypergen.text.checkpoint import quiet
@@ -22,6 +25,9 @@ END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCABULARY_SIZE = 4096
 SMALLEST_VOCABULARY_SIZE = 257  # 256 bytes and the special token
 TEXTS_PER_BATCH = 64
+SENTENCEPIECE, PROTOBUF, TIKTOKEN = "sentencepiece>=0.2", "protobuf>=4.25", "tiktoken>=0.7"
+MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model")
+PROTOBUF_SIGN = b"\n"  # how a sentencepiece model begins; the other kind is lines of text
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) -> PreTrainedTokenizerFast:
@@ -59,10 +65,44 @@ def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTraine
             tokenizer = gguf.load_tokenizer(str(name)) if gguf.is_gguf(name) else _auto(str(name), local_files_only)
             _try_out(tokenizer)
     except Exception as error:  # whatever hub, JSON and tokenizers raise
-        raise InputError(f"{name}: its tokenizer cannot be loaded ({first_line(error)})") from error
+        reason = _missing_libraries(str(name)) or f"cannot be loaded ({first_line(error)})"
+        raise InputError(f"{name}: its tokenizer {reason}") from error
     if not len(tokenizer):
         raise InputError(f"{name}: its tokenizer has no pieces")
     return tokenizer
+
+
+def _missing_libraries(name: str) -> str | None:
+    """Say which libraries a tokenizer needs that is in none of the formats of `tokenizers`; None where none is missing.
+
+    transformers names the library that it tried last, which is not the one that the file is of.
+    """
+    if _file(name, "tokenizer.json") is not None:
+        return None
+    path = next((found for file in MODEL_FILES if (found := _file(name, file)) is not None), None)
+    if path is None:
+        return None
+    needed = {"tiktoken": TIKTOKEN}
+    with path.open("rb") as file:
+        if file.read(1) == PROTOBUF_SIGN:
+            needed = {"sentencepiece": SENTENCEPIECE, "google.protobuf": PROTOBUF}
+    missing = [requirement for module, requirement in needed.items() if not dependencies.is_installed(module)]
+    kind = "a sentencepiece model" if len(needed) == 2 else "a tiktoken file"
+    names = " and ".join(re.split(r"\W", one)[0] for one in missing)
+    cure = " ".join(f"'{one}'" for one in missing)
+    return f"is {kind} ({path.name}), which needs {names} (pip install {cure})" if missing else None
+
+
+def _file(name: str, file: str) -> Path | None:
+    """Find a file of a folder, or of a hub id in the local cache."""
+    path = Path(name) / file
+    if not Path(name).is_dir():
+        try:
+            found = try_to_load_from_cache(name, file)
+        except ValueError:  # no hub id
+            return None
+        path = Path(found) if isinstance(found, str) else path
+    return path if path.is_file() else None
 
 
 def _auto(name: str, local_files_only: bool) -> PreTrainedTokenizerBase:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hypergen.cli.arguments import check_flags, one_line, typed_flags
+from hypergen.cli.arguments import one_line, prepare, typed_flags, unveil
 from hypergen.cli.commands import parse
 from hypergen.config import FitConfig
 from hypergen.errors import InputError
@@ -86,13 +86,61 @@ def test_typed_flags_know_each_spelling():
     }
 
 
+KNOWN = {"--epochs": "one value", "--resume": "nothing", "--prompt": "values", "--help": "nothing"}
+
+
 def test_an_unknown_flag_is_named_with_the_nearest():
-    check_flags("fit", ["--epochs", "3", "--no-resume"], {"--epochs", "--resume"})
+    assert prepare("fit", ["--epochs", "3", "--no-resume"], KNOWN) == ["--epochs", "3", "--no-resume"]
     with pytest.raises(InputError, match=r"--epoch: unknown option of fit; did you mean --epochs\?"):
-        check_flags("fit", ["--epoch", "3"], {"--epochs", "--resume"})
+        prepare("fit", ["--epoch", "3"], KNOWN)
+
+
+def test_an_option_given_twice_joins_its_values_or_is_refused():
+    typed = ["a", "--prompt", "b", "c", "--resume", "--prompt=d", "--epochs", "3", "--prompt", "e"]
+    assert prepare("x", typed, KNOWN) == ["a", "--prompt", "b", "c", "d", "e", "--resume", "--epochs", "3"]
+    for twice, takes in ((["--epochs", "3", "--epochs=3"], "one value"), (["--resume", "--no-resume"], "nothing")):
+        with pytest.raises(InputError, match=rf"^{twice[0]}: is given twice; it takes {takes}$"):
+            prepare("x", twice, KNOWN)
+
+
+LOOKS_LIKE_AN_OPTION = ["--- chapter", "-- he said", "--", "-x", "- no", "-5 degrees", "--three words--", "---"]
+
+
+@pytest.mark.parametrize("value", LOOKS_LIKE_AN_OPTION)
+@pytest.mark.parametrize("written", ["apart", "joined"])
+def test_a_value_that_looks_like_an_option_is_taken_as_the_value(value, written):
+    for name, field in (("--prompt", "prompt"), ("--output", "output")):
+        typed = [name, value] if written == "apart" else [f"{name}={value}"]
+        generate = parse(["generate", "RUN", "--seed", "3", *typed, "--json"]).generate
+        assert getattr(generate, field) == ((value,) if field == "prompt" else value) and generate.json
+    assert parse(["fit", "--data", value]).fit.data == value
+
+
+def test_a_value_that_could_be_an_option_is_given_with_an_equals_sign():
+    with pytest.raises(
+        InputError, match=r"^--chapter: unknown option of generate; as a value of --prompt it is written"
+    ):
+        parse(["generate", "RUN", "--prompt", "--chapter"])
+    typed = ["--prompt=--chapter", "--prompt=--seed", "--prompt=a=b"]
+    assert parse(["generate", "RUN", *typed]).generate.prompt == ("--chapter", "--seed", "a=b")
+
+
+def test_numbers_below_zero_stay_numbers():
+    for value in ("-1", "-.5", "-1e3"):
+        with pytest.raises(InputError, match="temperature"):
+            parse(["generate", "RUN", "--temperature", value])
+    assert prepare("x", ["--epochs", "-1", "-", "-h"], KNOWN) == ["--epochs", "-1", "-", "-h"]
+
+
+def test_values_come_back_through_tuples_and_dataclasses():
+    config = FitConfig(data="\ue000--x", seed=3)
+    assert unveil((config, "a", ("\ue000-",))) == (FitConfig(data="--x", seed=3), "a", ("-",))
+    whole = parse(["fit"])
+    assert unveil(whole) is whole
 
 
 def test_the_parser_s_box_becomes_a_line():
     box = "╭─ Parsing error ─╮\n│ Unrecognized options: --x │\n│ ───── │\n│ For full helptext, see --help │\n╰───╯"
     assert one_line(box) == "Unrecognized options: --x"
+    assert one_line("│ invalid choice \ue000-x │") == "invalid choice -x"
     assert one_line("") == "wrong arguments; see hypergen --help"

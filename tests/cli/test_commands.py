@@ -18,8 +18,10 @@ from hypergen.config import (
     PretrainConfig,
     flag,
 )
+from hypergen.errors import InputError
 from hypergen.image.config import Settings as ImageSettings
 from hypergen.text.config import Settings as TextSettings
+from tests.conftest import unless
 
 REQUIRED = {
     "pretrain": ["--modality", "text", "--data", "a", "--output", "b"],
@@ -76,6 +78,11 @@ def as_arguments(name, value):
 READ_BY = {"fsd_alpha": ["--strategy", "fsd"], "num_beams": ["--strategy", "beam"]}  # options of one strategy
 
 
+def required_by(verb, name):
+    """What a command needs besides this option."""
+    return unless([flag(name)], REQUIRED[verb]) if verb == "pretrain" else REQUIRED[verb]
+
+
 def part_of(command, path):
     for name in filter(None, path.split(".")):
         command = getattr(command, name)
@@ -85,10 +92,31 @@ def part_of(command, path):
 @pytest.mark.parametrize("verb, part, field", list(options()))
 def test_every_flag_reaches_its_field(verb, part, field):
     value = other_value(field)
-    command = commands.parse([verb, *REQUIRED[verb], *READ_BY.get(field.name, []), *as_arguments(field.name, value)])
+    typed = [*required_by(verb, field.name), *READ_BY.get(field.name, []), *as_arguments(field.name, value)]
+    command = commands.parse([verb, *typed])
     assert getattr(part_of(command, part), field.name) == value
     if field.default is not MISSING:
         assert getattr(part_of(commands.parse([verb, *REQUIRED[verb]]), part), field.name) == field.default
+
+
+def joined(first, second):
+    """What an option gives that takes several values."""
+    return tuple(sorted({*first, *second})) if isinstance(first[0], float) else (*first, *second)
+
+
+@pytest.mark.parametrize("verb, part, field", list(options()))
+def test_every_flag_given_twice_is_both_or_an_error(verb, part, field):
+    value = other_value(field)
+    typed = [verb, *required_by(verb, field.name), *READ_BY.get(field.name, []), *as_arguments(field.name, value)]
+    if isinstance(value, tuple):
+        more = tuple(one / 2 if isinstance(one, float) else f"-- {one}" for one in value)
+        command = commands.parse([*typed, "--seed", "1", *as_arguments(field.name, more)])
+        assert getattr(part_of(command, part), field.name) == joined(value, more)
+        return
+    for again in (as_arguments(field.name, value), as_arguments(field.name, field.default)):
+        if again[-1] != "None" and again[-1] != str(MISSING):
+            with pytest.raises(InputError, match=f"^{flag(field.name)}: is given twice; it takes "):
+                commands.parse([*typed, *again])
 
 
 @pytest.mark.parametrize("verb", commands.VERBS)

@@ -20,6 +20,24 @@ def test_texts_are_printed_one_below_the_other(text_run, capsys):
     assert all(sign.isprintable() for line in lines for sign in line)
 
 
+def test_prompts_that_are_given_twice_both_count(text_run, capsys):
+    options = ["--max-new-tokens", "4", "--json"]
+    twice = ["--prompt", "The ferryman", "--seed", "1", "--prompt", "--- chapter"]
+    records = [json.loads(line) for line in output(capsys, "generate", text_run, *twice, *options)]
+    together = output(capsys, "generate", text_run, "--prompt", "The ferryman", "--- chapter", *options)
+    assert records == [json.loads(line) for line in together] and len(records) == 2
+    assert complaint(capsys, "generate", text_run, "--seed", "1", "--seed", "2").endswith(
+        "--seed: is given twice; it takes one value"
+    )
+
+
+def test_a_run_inside_the_cache_of_the_hub(text_run, tmp_path, capsys):
+    shutil.copytree(text_run, tmp_path / "models--org--name" / "snapshots" / "abc")
+    for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", ["--baseline", text_run, "--count", "2"])):
+        output(capsys, verb, str(tmp_path / "models--org--name"), *options, "--max-new-tokens", "2")
+    assert hypergen.load(tmp_path / "models--org--name", device="cpu").folder.name == "abc"
+
+
 def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
     from hypergen.text.adapter import TextModality
 

@@ -1,5 +1,6 @@
 """Data sets of the hub, with a stand-in for its library. Alone: pytest tests/data/test_hub.py"""
 
+import os
 import sys
 import time
 from types import SimpleNamespace
@@ -94,3 +95,37 @@ def test_a_proxy_is_taken_to_work(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     assert not is_offline()
+
+
+def cached_model(folder, *commits, main=None):
+    """A folder of the hub's cache with these snapshots, oldest first."""
+    model = folder / "models--org--some-name"
+    (model / "refs").mkdir(parents=True)
+    for age, commit in enumerate(commits):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        os.utime(model / "snapshots" / commit, (age, age))
+    if main is not None:
+        (model / "refs" / "main").write_text(main)
+    return model
+
+
+@pytest.mark.parametrize("main, expected", [("abc", "abc"), (None, "def"), ("gone", "def")])
+def test_a_folder_of_the_cache_leads_to_its_snapshot(main, expected, tmp_path, capsys):
+    model = cached_model(tmp_path, "abc", "def", main=main)
+    assert hub.snapshot(str(model)) == str(model / "snapshots" / expected)
+    said = f"hypergen: {model}: is a folder of the hub's cache; its snapshot {expected} is used\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_folder_of_the_cache_without_a_snapshot_is_refused(tmp_path):
+    model = cached_model(tmp_path)
+    with pytest.raises(InputError, match=r"is a folder of the hub's cache without a snapshot of org/some-name$"):
+        hub.snapshot(str(model))
+
+
+def test_any_other_source_stays(tmp_path, capsys):
+    (tmp_path / "models--a").mkdir()
+    (tmp_path / "models--a" / "config.json").write_text("{}")  # somebody's folder of this name
+    for source in (str(tmp_path), str(tmp_path / "models--a"), "models--not--here", "org/name", "models--" + "x" * 300):
+        assert hub.snapshot(source) == source
+    assert capsys.readouterr().err == ""

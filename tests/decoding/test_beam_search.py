@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hypergen.config import DecodingConfig
-from hypergen.decoding.loop import generate, trim
+from hypergen.decoding.end_tokens import trim
+from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.text.model import TextModel
 from tests.text import tiny
@@ -39,7 +40,9 @@ def test_one_beam_is_greedy(seed):
     model, prompts = toy(seed), random_prompts(7)
     assert generate(model, prompts, 20, beam(1)).equal(generate(model, prompts, 20))
     end = int(generate(model, prompts, 20)[0, 3])
-    ended = [trim(generate(model, prompts, 20, config, end_token=end), end) for config in (beam(1), DecodingConfig())]
+    ended = [
+        trim(generate(model, prompts, 20, config, end_tokens=(end,)), (end,)) for config in (beam(1), DecodingConfig())
+    ]
     assert all(one.equal(other) for one, other in zip(*ended, strict=True))
 
 
@@ -56,8 +59,24 @@ def test_equals_transformers(kind, num_beams):
         num_beams=num_beams,
         do_sample=False,
     )[:, 6:]
-    ours = generate(TextModel(causal), prompts, 20, beam(num_beams, stop_at_end=False), end_token=0)
+    ours = generate(TextModel(causal), prompts, 20, beam(num_beams, stop_at_end=False), end_tokens=(0,))
     assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.8, 5.0])
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_repetition_penalty_gives_the_ids_of_transformers(kind, num_beams, penalty):
+    causal = tiny.causal(kind)
+    causal.generation_config.eos_token_id = None
+    prompts = random_prompts(6, 6, tiny.NUM_TOKENS)
+    options = {"max_new_tokens": 20, "num_beams": num_beams, "do_sample": False, "repetition_penalty": penalty}
+    theirs = causal.generate(prompts, attention_mask=torch.ones_like(prompts), **options)[:, 6:]
+    config = beam(num_beams, stop_at_end=False, repetition_penalty=penalty)
+    assert num_beams == 1 or generate(TextModel(causal), prompts, 20, config).equal(theirs)
+    if num_beams == 1:  # which is greedy search there, with the penalty on logits
+        greedy = DecodingConfig(stop_at_end=False, repetition_penalty=penalty)
+        assert generate(TextModel(causal), prompts, 20, greedy).equal(theirs)
 
 
 def test_as_many_beams_as_prefixes_find_the_best_of_all():
@@ -80,8 +99,8 @@ def test_more_beams_never_find_less_here():
 def test_batches_and_an_end_token():
     model, prompts = toy(), random_prompts(6)
     end = int(generate(model, prompts, 15, beam(3))[0, 4])
-    together = generate(model, prompts, 15, beam(3), end_token=end)
-    assert generate(model, prompts, 15, beam(3), end_token=end, batch_size=2).equal(together)
+    together = generate(model, prompts, 15, beam(3), end_tokens=(end,))
+    assert generate(model, prompts, 15, beam(3), end_tokens=(end,), batch_size=2).equal(together)
     for row in together.tolist():
         assert end not in row or set(row[row.index(end) :]) == {end}
 

@@ -11,7 +11,7 @@ import torch
 
 from hypergen.config import DecodingConfig
 from hypergen.decoding import loop
-from hypergen.decoding.loop import bf16_copy, generate, trim
+from hypergen.decoding.loop import bf16_copy, generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.errors import InputError, Interrupted
 from tests.decoding.models import BOTH, CONTEXT, Chain, Watched, cut, random_prompts, toy
@@ -184,7 +184,7 @@ def test_rows_end_at_the_end_token_and_leave_the_batch(config, seed, interval, m
     lengths = [len(row) for row in expected]
     assert len(set(lengths)) > 1
     model.seen.clear()
-    completions = generate(model, prompts, 20, config, end_token=end)
+    completions = generate(model, prompts, 20, config, end_tokens=(end,))
     assert completions.shape == (16, max(lengths))
     assert completions.tolist() == [row + [end] * (max(lengths) - len(row)) for row in expected]
     assert model.kept == sorted(set(model.kept), reverse=True) and (model.kept or interval > 1)
@@ -199,7 +199,7 @@ def test_rows_end_at_the_end_token_and_leave_the_batch(config, seed, interval, m
 def test_steps_after_the_last_row_ended_leave_no_trace(config):
     table = torch.full((4, 4), -50.0)
     table[0, 1] = table[1, 2] = table[2, 3] = table[3, 0] = 50.0
-    completions = generate(Chain(table), torch.tensor([[1], [2], [0]]), 100, config, end_token=3)
+    completions = generate(Chain(table), torch.tensor([[1], [2], [0]]), 100, config, end_tokens=(3,))
     assert completions.tolist() == [[2, 3, 3], [3, 3, 3], [1, 2, 3]]
 
 
@@ -210,14 +210,7 @@ def test_without_stopping_there_are_exactly_max_new_tokens(config):
     whole = generate(model, prompts, 12, config)
     end = int(whole[0, 2])
     assert whole.shape == (4, 12)
-    assert generate(model, prompts, 12, endless, end_token=end).equal(whole)
-
-
-def test_trim_cuts_before_the_first_end_token():
-    tokens = torch.tensor([[5, 2, 7, 2], [2, 2, 2, 2], [5, 6, 7, 8]])
-    assert [row.tolist() for row in trim(tokens, 2)] == [[5], [], [5, 6, 7, 8]]
-    assert [row.tolist() for row in trim(tokens, None)] == tokens.tolist()
-    assert trim(tokens[:0], 2) == []
+    assert generate(model, prompts, 12, endless, end_tokens=(end,)).equal(whole)
 
 
 # Citations.
@@ -249,7 +242,7 @@ def test_no_training_5_gram_is_completed(strategy, seed):
     assert quotes(prompts, said, training) > 100
     for batch_size in (2, 32):
         completions = generate(
-            model, prompts, 30, config, citations=CitationIndex(training, 5), batch_size=batch_size, end_token=0
+            model, prompts, 30, config, citations=CitationIndex(training, 5), batch_size=batch_size, end_tokens=(0,)
         )
         assert quotes(prompts, completions[:, :1], training) == 0  # the prompt is part of the window
         ended = [torch.tensor(row) for row in cut(completions, 0)]
@@ -339,7 +332,7 @@ def test_progress_moves_with_every_step_of_a_batch(strategy, monkeypatch):
     assert counts[0] == 3 / 8
     counts.clear(), found.clear()
     end = int(ids[0, 1])
-    ids = generate(model, prompts[:1].repeat(3, 1), 8, DecodingConfig(strategy=strategy), end_token=end)
+    ids = generate(model, prompts[:1].repeat(3, 1), 8, DecodingConfig(strategy=strategy), end_tokens=(end,))
     assert sum(counts) == pytest.approx(3) and sum(found) == ids.numel()
     counts.clear(), found.clear()
     stored = torch.zeros(5, 8, dtype=torch.long)

@@ -54,9 +54,9 @@ def test_a_search_is_an_entry_of_the_table(monkeypatch):
     """It gets prompts of one length, and scores without citations."""
     seen = []
 
-    def search(decoder, prompts, max_new_tokens, *, config, score, end_token, check_stop):
+    def search(decoder, prompts, max_new_tokens, *, config, score, end_tokens, check_stop):
         logits, _ = decoder.prefill(prompts, max_new_tokens, native=config.native)
-        seen.append((tuple(prompts.shape), score(logits, prompts), end_token))
+        seen.append((tuple(prompts.shape), score(logits, prompts), end_tokens))
         return prompts.new_full((len(prompts), 2), 5)
 
     monkeypatch.setitem(STRATEGIES, "beam", Strategy(search=search, allows_padding=False))
@@ -64,9 +64,9 @@ def test_a_search_is_an_entry_of_the_table(monkeypatch):
     config = DecodingConfig(strategy="beam", block_citations=2)
     prompts = [torch.tensor([0]), torch.tensor([1, 0])]
     model = Chain(torch.zeros(6, 6))
-    given = generate(model, prompts, 4, config, citations=citations, end_token=1)
+    given = generate(model, prompts, 4, config, citations=citations, end_tokens=[1])
     assert given.tolist() == [[5, 5], [5, 5]]
-    assert [(shape, end) for shape, _, end in seen] == [((1, 1), 1), ((1, 2), 1)]
+    assert [(shape, end) for shape, _, end in seen] == [((1, 1), (1,)), ((1, 2), (1,))]
     for _, scores, _ in seen:
         assert scores[0].isinf().tolist() == [token == 3 for token in range(6)]
         torch.testing.assert_close(scores[0, [0, 1, 2, 4, 5]], torch.full((5,), 1 / 6).log())

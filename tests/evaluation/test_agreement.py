@@ -65,8 +65,8 @@ def test_a_model_s_own_greedy_choices_rank_first_and_padding_does_not_count(mode
     base, other, tokens = models
     prompts = tokens[:, :4]
     end = int(generate(base, prompts, 3, DecodingConfig(stop_at_end=False))[0, 2])  # so that a row ends early
-    completions = generate(base, prompts, 8, DecodingConfig(), end_token=end)
-    own, others = (choice_ranks(model, prompts, completions, end) for model in (base, other))
+    completions = generate(base, prompts, 8, DecodingConfig(), end_tokens=(end,))
+    own, others = (choice_ranks(model, prompts, completions, (end,)) for model in (base, other))
     lengths = [row.index(end) if end in row else 8 for row in completions.tolist()]
     assert min(lengths) < 8
     assert [row.tolist() for row in own] == [[1] * length for length in lengths]

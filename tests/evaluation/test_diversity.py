@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from hypergen.decoding.loop import trim
+from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
 from hypergen.evaluation.diversity import distinct, mattr_values, repetition_values, ttr_values
 
@@ -23,9 +23,9 @@ def mean(values):
 
 def test_trim_cuts_before_the_first_end_token():
     tokens = torch.tensor([[1, 2, 9, 3, 9], [9, 9, 9, 9, 9], [1, 2, 3, 4, 5]])
-    assert [kept.tolist() for kept in trim(tokens, 9)] == [[1, 2], [], [1, 2, 3, 4, 5]]
-    assert [kept.tolist() for kept in trim(tokens, None)] == tokens.tolist()
-    assert [kept.tolist() for kept in trim(tokens[:2, :0], 9)] == [[], []]
+    assert [kept.tolist() for kept in trim(tokens, [9])] == [[1, 2], [], [1, 2, 3, 4, 5]]
+    assert [kept.tolist() for kept in trim(tokens, [])] == tokens.tolist()
+    assert [kept.tolist() for kept in trim(tokens[:2, :0], [9])] == [[], []]
 
 
 def test_ttr_by_hand():

@@ -19,7 +19,7 @@ from hypergen import api
 from hypergen.cli import main as cli
 from hypergen.storage import atomic, manifest
 from hypergen.storage.metrics_log import read_metrics
-from tests.conftest import FIT, tree
+from tests.conftest import FIT, tree, unless
 from tests.faults.child import ended, join_by_mpi, join_processes, start
 from tests.faults.conftest import SHORT, Fits, some
 from tests.faults.inject import Fault
@@ -96,7 +96,8 @@ LAUNCHERS = {"torchrun": "--nproc-per-node 2", "accelerate": "launch --multi_gpu
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_launchers(launcher, tmp_path, text_base, text_data):
     """Stopped by a signal to the launcher, two real processes go on and end as one process does, up to rounding."""
-    options = [*FIT, "--model", text_base, "--data", text_data, "--learning-rate", "1e-3", "--held-out-samples", "4"]
+    options = [*unless(["--epochs"], FIT), "--model", text_base, "--data", text_data, "--learning-rate", "1e-3"]
+    options += ["--held-out-samples", "4"]
     options += ["--max-new-tokens", "4", "--target-loss", "0", "--epochs", "40", "--checkpoint-every", "1"]
     start_two = [str(Path(sys.executable).with_name(launcher)), *LAUNCHERS[launcher].split(), "-m", "hypergen", "fit"]
     command = [*start_two, *options, "--output", str(tmp_path / "run")]

@@ -141,9 +141,9 @@ def test_elsewhere_nothing_is_compiled(empty_cache, monkeypatch):
 def test_ids_are_the_same_with_ragged_prompts_that_end(name, native_calls):
     model = TextModel(new_module(name))
     prompts = [row[: 3 + 2 * number] for number, row in enumerate(rows_of(9, 30))]
-    plain = generate(model, prompts, 50, DecodingConfig(native=False), end_token=7)
+    plain = generate(model, prompts, 50, DecodingConfig(native=False), end_tokens=(7,))
     assert not native_calls
-    assert generate(model, prompts, 50, end_token=7).equal(plain)
+    assert generate(model, prompts, 50, end_tokens=(7,)).equal(plain)
     assert native_calls
 
 

@@ -12,10 +12,12 @@ import torch
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
+from hypergen.runtime import dependencies
 from hypergen.text import adapter
 from hypergen.text.adapter import TextModality
 from hypergen.text.config import Settings
 from hypergen.text.model import TextModel
+from hypergen.text.tokenizer import train_tokenizer
 from hypergen.text.word_list import write_words
 from tests import contract
 from tests.text import tiny
@@ -38,7 +40,7 @@ def test_build():
     built = build(**options)
     assert built.model.num_tokens == len(built.tokenizer) == 280
     assert built.model.context_length == tiny.SETTINGS.sequence_length
-    assert (built.end_token, built.tokenizer.pad_token_id, built.tokenizer.bos_token_id) == (0, 0, 0)
+    assert (built.end_tokens[0], built.tokenizer.pad_token_id, built.tokenizer.bos_token_id) == (0, 0, 0)
     again = build(**options)
     for one, other in zip(built.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other) and one.dtype == torch.float32
@@ -113,7 +115,9 @@ def test_every_metric_can_be_shown_and_each_library_can_be_named():
     assert list(reference_metrics.describe(len(tokens))) == list(adapter.METRICS)
     assert reference_metrics.compute(tokens[:, :4], tokens[:, 4:]).keys() <= adapter.METRICS.keys()
     assert adapter.METRICS["self_bleu"].is_diversity and not adapter.METRICS["dataset_bleu"].is_diversity
-    assert set(adapter.OPTIONAL_DEPENDENCIES) == {"sacrebleu", "mauve", "datasets", "zstandard", "gguf"}
+    assert set(adapter.OPTIONAL_DEPENDENCIES) == {
+        "sacrebleu", "mauve", "datasets", "zstandard", "gguf", "sentencepiece", "google.protobuf", "tiktoken", "peft",
+    }  # fmt: skip
 
 
 def test_known_words_of_a_base_with_a_list(tmp_path):
@@ -165,6 +169,49 @@ def test_prompts_from_texts(make):
     assert len(fitting) == tiny.CONTEXT - 1 and modality.max_new_tokens(len(fitting)) == 1
     with pytest.raises(InputError, match=r"prompt 3: 6[45] tokens; the context of 64 leaves room for at most 63"):
         modality.encode_prompt("x" * tiny.CONTEXT, number=3)
+
+
+def _with_ends(tokenizer_end: bool, generation: list[int] | int | None, config: object = 0) -> TextModality:
+    """A model whose settings name end tokens in several places."""
+    own = train_tokenizer(tiny.TEXTS, tiny.NUM_TOKENS)
+    if not tokenizer_end:
+        own.eos_token = None
+    causal = tiny.causal("llama")
+    causal.config.eos_token_id, causal.generation_config.eos_token_id = config, generation
+    return TextModality(TextModel(causal), own, tiny.SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_end", "generation", "config", "expected"),
+    [
+        (True, None, 0, (0,)),
+        (True, [5, 7], 0, (0, 5, 7)),
+        (False, None, [4, 9], (4, 9)),
+        (False, [7, 4], [4, 9], (7, 4, 9)),
+        (False, 7, 2, (7,)),  # 2 is only what the class has as default
+        (False, None, 2, (2,)),
+        (False, None, None, ()),
+        (True, [0, 10**6], None, (0,)),  # not an id of the model
+    ],
+)
+def test_every_end_token_that_is_named_counts(tokenizer_end, generation, config, expected):
+    assert _with_ends(tokenizer_end, generation=generation, config=config).end_tokens == expected
+
+
+def test_a_run_keeps_every_end_token(tmp_path):
+    _with_ends(False, generation=[7, 4], config=[4, 9]).save(tmp_path)
+    again = tiny.load(tmp_path)
+    assert again.end_tokens == (7, 4, 9)
+    assert again.model.causal.generation_config.eos_token_id == [7, 4]
+
+
+def test_end_tokens_do_not_show_in_a_text_though_the_tokenizer_does_not_know_them():
+    modality = _with_ends(False, generation=[40, 41])
+    completion = torch.tensor([[50, 51, 41, 40, 40], [50, 40, 51, 52, 53], [41, 40, 40, 40, 40]])
+    prompts = [modality.encode_prompt("The")] * 3
+    plain = modality.decode(torch.tensor([[50, 51]]))[0]
+    shown = modality.render(prompts, completion)
+    assert shown[0] == plain and shown[2] == "" and shown[1] == modality.decode(completion[1:2])[0]
 
 
 def test_prompts_are_the_beginnings():
@@ -224,3 +271,68 @@ def test_settings():
     assert adapter.DEFAULT_PROMPTS == "stories"
     stories = adapter.read(source=adapter.DEFAULT_PROMPTS, settings=Settings(), skip_bad=0)
     assert len(stories) > 10 and all(tiny.modality().is_item(story) for story in stories)
+
+
+def _folder_with(tmp_path, name, content):
+    """A base whose tokenizer is in one file of an older format."""
+    tiny.modality().save(tmp_path / "base")
+    for path in (tmp_path / "base").glob("tokenizer*"):
+        path.unlink()
+    (tmp_path / "base" / name).write_bytes(content)
+    (tmp_path / "base" / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    tiny.load(tmp_path / "base")
+
+
+def _adapter_folder(tmp_path):
+    tiny.modality().save(tmp_path / "base")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path / "base"}"}}')
+    (tmp_path / "lora" / "adapter_model.safetensors").touch()
+    tiny.load(tmp_path / "lora")
+
+
+def _source(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd")  # how Zstandard begins
+    adapter.read(source=str(tmp_path / name), settings=Settings(), skip_bad=0)
+
+
+def _gguf(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
+    tiny.load(tmp_path / "a.gguf")
+
+
+def _described(metric):
+    tokens = tiny.modality().encode(tiny.TEXTS)
+    raise InputError(tiny.modality().reference_metrics(tokens, tokens).describe(len(tokens))[metric])
+
+
+NEEDED_BY = {  # each optional library, and what is done when it is missed
+    "sacrebleu": lambda _: _described("self_bleu"),
+    "mauve": lambda _: _described("mauve"),
+    "datasets": lambda folder: _source(folder, "a.parquet"),
+    "zstandard": lambda folder: _source(folder, "a.jsonl.zst"),
+    "gguf": _gguf,
+    "sentencepiece": lambda folder: _folder_with(folder, "tokenizer.model", b"\n\x0e\n\x05<unk>"),
+    "google.protobuf": lambda folder: _folder_with(folder, "tokenizer.model", b"\n\x0e\n\x05<unk>"),
+    "tiktoken": lambda folder: _folder_with(folder, "tokenizer.model", b"IQ== 0\nno number\n"),
+    "peft": _adapter_folder,
+}
+
+
+@pytest.mark.parametrize("module", adapter.OPTIONAL_DEPENDENCIES)
+def test_a_missing_library_is_named_with_its_cure(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(dependencies, "is_installed", lambda name: name != module)
+    with pytest.raises(InputError) as error:
+        NEEDED_BY[module](tmp_path)
+    name, requirement = module.split(".")[-1], adapter.OPTIONAL_DEPENDENCIES[module]
+    assert f"needs {name} (pip install '{requirement}')" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_both_libraries_of_a_sentencepiece_model_are_named_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(dependencies, "is_installed", lambda name: False)
+    with pytest.raises(InputError) as error:
+        NEEDED_BY["sentencepiece"](tmp_path)
+    assert str(error.value).endswith(
+        "its tokenizer is a sentencepiece model (tokenizer.model), which needs sentencepiece and protobuf "
+        "(pip install 'sentencepiece>=0.2' 'protobuf>=4.25')"
+    )

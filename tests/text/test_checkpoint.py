@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -12,7 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
 from transformers.utils import logging
 
 from hypergen.errors import InputError
@@ -224,3 +231,47 @@ def test_progress_of_a_loading_that_fails_ends_with_it(phases):
     with quiet():
         assert list(logging.tqdm(["a"], desc="Something else")) == ["a"]
     assert phases() == {}
+
+
+def multimodal(folder):
+    """A tiny Gemma 3 with its vision tower and the files of its processor, as transformers saves them."""
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = tiny.config("gemma3_text").to_dict()
+    config = Gemma3Config(
+        text_config={**text, "initializer_range": 0.1},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=tiny.NUM_TOKENS - 1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    preprocessor = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28, "width": 28}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (folder / "processor_config.json").write_text('{"image_seq_length": 4, "processor_class": "Gemma3Processor"}')
+    (folder / "chat_template.json").write_text('{"chat_template": "{{ messages }}"}')
+    return folder
+
+
+def test_a_multimodal_class_loads_the_run_of_a_text_fit(tmp_path):
+    base = multimodal(tmp_path / "base")
+    loaded = tiny.load(base)
+    other = loaded.with_model(copy.deepcopy(loaded.model)).with_settings(tiny.SETTINGS)  # as after an interpolation
+    other.save(tmp_path / "run")
+    for name in ("preprocessor_config.json", "processor_config.json", "chat_template.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (base / name).read_bytes()
+    assert AutoImageProcessor.from_pretrained(tmp_path / "run").size == {"height": 28, "width": 28}
+    theirs = Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "run").eval()
+    with torch.no_grad():
+        assert theirs(input_ids=tiny.tokens()).logits.equal(loaded.model.eval()(tiny.tokens()))
+
+
+def test_files_of_a_processor_are_taken_from_multimodal_checkpoints_alone(folder):
+    (folder / "preprocessor_config.json").write_text("{}")
+    assert tiny.load(folder).processor_files == {}
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    assert "is an adapter (adapter_config.json) of another model, beside a whole one" in _refusal(folder)

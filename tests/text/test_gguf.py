@@ -68,7 +68,7 @@ def test_the_model_is_the_one_that_was_written(path):
     assert logits(loaded.model.causal, tokens).equal(logits(llama(), tokens))
     assert {weight.dtype for weight in loaded.model.parameters()} == {torch.float32}
     assert loaded.tokenizer(tiny.TEXTS)["input_ids"] == tiny.tokenizer()(tiny.TEXTS)["input_ids"]
-    assert loaded.end_token == loaded.model.causal.generation_config.eos_token_id == 0
+    assert loaded.end_tokens == (0,) == (loaded.model.causal.generation_config.eos_token_id,)
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])

@@ -88,7 +88,7 @@ def test_padding_counts_as_nothing(sequences, monkeypatch):
     without(monkeypatch, "mauve")
     modality, training, originals, (prompts, completions) = sequences
     reference_metrics = modality.reference_metrics(training, originals)
-    padded = torch.cat([completions, completions.new_full((8, 5), modality.end_token)], 1)
+    padded = torch.cat([completions, completions.new_full((8, 5), modality.end_tokens[0])], 1)
     plain, filled = (reference_metrics.compute(prompts, rows) for rows in (completions, padded))
     assert all(plain[name].equal(filled[name]) for name in plain)
 

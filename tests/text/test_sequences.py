@@ -84,7 +84,7 @@ def test_short_documents_are_packed_on_request(encode):
     modality = tiny.modality(settings=Settings(sequence_length=16, prompt_length=4, pack=True))
     short = [f"{n} times across" for n in range(40)]
     rows = getattr(modality, encode)(short, count=3)
-    assert rows.shape == (3, 16) and bool((rows == modality.end_token).any(1).all())
+    assert rows.shape == (3, 16) and bool((rows == modality.end_tokens[0]).any(1).all())
     stream = "|".join(modality.decode(row[None])[0] for row in rows)
     assert "times across" in stream
     with pytest.raises(InputError, match=r"all 1 texts are together shorter, the longest has 1 tokens; lower it$"):

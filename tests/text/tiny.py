@@ -35,6 +35,8 @@ TEXTS = [
 _SIZES = {
     "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": CONTEXT},
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "mamba": {"state_size": 8, "time_step_rank": 4},
     "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
     "gemma3_text": {
         "sliding_window": 8,
@@ -53,7 +55,7 @@ def config(kind: str, **changes: object) -> PreTrainedConfig:
         "num_attention_heads": 4,
         "max_position_embeddings": CONTEXT,
     }
-    if kind not in ("gpt2", "gpt_neox", "opt"):
+    if kind not in ("gpt2", "gpt_neox", "opt", "mamba"):
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
     sizes = (_SIZES[kind] if kind == "gpt2" else sizes | _SIZES.get(kind, {})) | changes
     return AutoConfig.for_model(

@@ -75,7 +75,7 @@ class ToyModality:
     def __init__(self, model: ToyModel, settings: Settings, shape: dict[str, int]):
         self.model, self.settings, self.shape = model, settings, shape
         self.start_token = settings.modulus
-        self.end_token: int | None = settings.modulus + 1
+        self.end_tokens: tuple[int, ...] = (settings.modulus + 1,)
         self.sequence_length = settings.sequence_length
 
     def is_item(self, value: object) -> bool:
@@ -116,7 +116,7 @@ class ToyModality:
         return [self._numbers(row) for row in tokens.tolist()]
 
     def _numbers(self, row: Numbers) -> Numbers:
-        row = row[: row.index(self.start_token + 1)] if self.end_token in row else row
+        row = row[: row.index(self.start_token + 1)] if self.start_token + 1 in row else row
         return [token for token in row if token != self.start_token]
 
     def write(self, items: Sequence[Numbers], folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 PAPER_RECIPE: dict[str, Any] = {}
 MODEL_SUFFIXES = (".toy",)
+MODEL_FILES = ("toy.json",)
 NAMED_BASES = ("toy-zero",)
 SOURCES = "numbers, or a .jsonl file with one list of numbers a line"
 
