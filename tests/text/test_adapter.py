@@ -115,7 +115,7 @@ def test_every_metric_can_be_shown_and_each_library_can_be_named():
 
 def test_sequences_longer_than_the_context():
     with pytest.raises(InputError, match="--sequence-length 65: the model's context is 64 tokens"):
-        tiny.modality(settings=Settings(sequence_length=65)).encode(tiny.TEXTS, count=1)
+        tiny.modality(settings=Settings(sequence_length=65)).encode_training(tiny.TEXTS, count=1)
 
 
 def test_ids_that_the_model_lacks():
@@ -204,3 +204,11 @@ def test_settings():
     assert adapter.DEFAULT_PROMPTS == "stories"
     stories = adapter.read(source=adapter.DEFAULT_PROMPTS, settings=Settings(), skip_bad=0)
     assert len(stories) > 10 and all(tiny.modality().is_item(story) for story in stories)
+
+
+def test_a_prompt_that_has_its_begin_token_gets_no_second_one():
+    modality = tiny.with_begin_token()
+    expected = modality.encode_prompt("The ferryman").tolist()
+    assert modality.encode_prompt("<s>The ferryman").tolist() == expected
+    assert expected.count(modality.tokenizer.bos_token_id) == 1
+    assert modality.encode_prompt("<s>").tolist() == modality.encode_prompt("").tolist()
