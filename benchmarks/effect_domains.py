@@ -52,7 +52,7 @@ def _measure(run: Run, before: Modality, judge: Modality, texts: Path, seed: int
     """Decode and measure the four rows on one domain."""
     # 1. The prompts: beginnings of test texts, drawn once for all seeds.
     items = registry.adapter("text").read(source=str(texts), settings=run.modality.settings, skip_bad=0)
-    held_out = run.modality.encode_held_out(items, count=NUM_PROMPTS, seed=0)
+    held_out = run.modality.encode_held_out(items, count=NUM_PROMPTS, seed=0).tokens
 
     # 2. The rows.
     compare = Comparison(before, run.tokens(), held_out, num_new=NEW_TOKENS, seed=seed)

@@ -13,12 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from hypergen import registry
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
 from hypergen.data.base_card import base_card
 from hypergen.data.hub import snapshot
+from hypergen.data.loss_mask import cut_prompts
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
@@ -27,7 +26,7 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.external_completions import read_completions
 from hypergen.evaluation.interpolation import require_alike
 from hypergen.evaluation.predictions import predictions
-from hypergen.modality import Item, Modality, TrainableModel
+from hypergen.modality import Encoded, Item, Modality, TrainableModel
 from hypergen.options import (
     ResolvedFit,
     base_of,
@@ -55,7 +54,7 @@ from hypergen.storage.atomic import bytes_in, check_space
 from hypergen.storage.file_names import CHECKPOINTS, HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.lock import lock_folder
 from hypergen.storage.run_record import data_fingerprint, fixed_options, lasting_name, run_facts
-from hypergen.storage.token_files import checked_ids, stored_tokens
+from hypergen.storage.token_files import checked_ids, stored_loss_mask, stored_tokens
 from hypergen.training.batch_order import steps_per_epoch
 from hypergen.training.checkpoints import KEPT, Checkpoints
 from hypergen.training.loop import hyperfit
@@ -104,24 +103,27 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
         # 3. Encode the training set and the held-out items.
-        tokens = _training_tokens(modality, training_items, resolved)
-        processes.check_equal("training sequences", data_fingerprint(tokens))
-        held_out = _held_out_tokens(modality, held_out_items, num_held_out(resolved), resolved.seed, tokens)
-        require_count("--held-out-samples", resolved.held_out_samples, held_out)
+        training = _training_tokens(modality, training_items, resolved)
+        data = data_fingerprint(*training)
+        processes.check_equal("training sequences", data)
+        held_out = _held_out_tokens(modality, held_out_items, num_held_out(resolved), resolved.seed, training)
+        require_count("--held-out-samples", resolved.held_out_samples, held_out.tokens)
 
         # 4. Measure before.
-        compare = _comparison(modality, tokens, held_out, resolved.max_new_tokens, resolved.seed)
+        compare = _comparison(modality, training, held_out, resolved.max_new_tokens, resolved.seed)
         before, after = baselines.fit_baselines(resolved.seed)
         if processes.is_first:
             compare.add_all(before)
 
         # 5. Hyperfit.
-        facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
+        facts = run_facts(
+            resolved, settings, training.tokens, device, libraries=adapter.LIBRARIES, loss_mask=training.loss_mask
+        )
         facts |= {"base": _recorded_base(name, resolved.model)}
         checkpoints = Checkpoints(
             folder=folder / CHECKPOINTS,
             facts=fixed_options(resolved, settings)
-            | data_fingerprint(tokens)
+            | data
             | frozen_fingerprint(
                 modality.model, resolved.last_layers, label="hash frozen weights" if processes.is_first else ""
             ),
@@ -135,7 +137,8 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             every=resolved.measure_every,
             max_overlap=resolved.max_overlap,
         )
-        result = _train(modality, tokens, fit_plan(resolved, len(tokens)), monitor, checkpoints, processes)
+        plan = fit_plan(resolved, len(training.tokens))
+        result = _train(modality, training, plan, monitor, checkpoints, processes)
         processes.finish_other_ranks()
 
         # 6. Measure after.
@@ -203,7 +206,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
         of_model = checkpoints.part(".", data_fingerprint(tokens))
         monitor = TrainingMonitor(folder=folder, quick_metrics=None, every=0, max_overlap=None)
-        result = _train(modality, tokens, pretrain_plan(resolved), monitor, of_model, Processes())
+        result = _train(modality, Encoded(tokens), pretrain_plan(resolved), monitor, of_model, Processes())
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run_folder.finish(folder, lambda temporary: write_base(temporary, folder, modality, facts))
     return Run(folder, modality, facts)
@@ -259,7 +262,10 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
         raise InputError(f"{flag(min(others))}: not an option of evaluate")
     folder = trained.folder if isinstance(trained, Run) else Path(snapshot(str(trained)))
     named = None if resolved.baseline is None else snapshot(resolved.baseline)
-    training, held_out = stored_tokens(folder, TRAINING_TOKENS), stored_tokens(folder, HELD_OUT_TOKENS)
+    training, held_out = (
+        Encoded(stored_tokens(folder, name), stored_loss_mask(folder, name))
+        for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
+    )
     name, settings = stored_settings(str(folder), None, {})
     base = base_of(folder, named or read_record(str(folder)).get("base"), name, "; give --baseline")
     items = None
@@ -279,17 +285,19 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
 
     # 3. Encode the held-out items.
     if items is not None:
-        wanted = resolved.count or len(held_out)
-        held_out = _held_out_tokens(modality, items, wanted + len(training), resolved.seed, training)[:wanted]
-    require_count("--count", resolved.count, held_out)
-    held_out = checked_ids(str(folder / HELD_OUT_TOKENS), held_out, untrained.model.num_tokens)[: resolved.count]
+        wanted = resolved.count or len(held_out.tokens)
+        held_out = _held_out_tokens(modality, items, wanted + len(training.tokens), resolved.seed, training)
+        held_out = _first(held_out, wanted)
+    require_count("--count", resolved.count, held_out.tokens)
+    checked_ids(str(folder / HELD_OUT_TOKENS), held_out.tokens, untrained.model.num_tokens)
+    held_out = _first(held_out, resolved.count)
 
     # 4. Decode and measure every row.
     compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
     if resolved.completions is not None:
         external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
-    models = baselines.Models(untrained.model, modality.model, compare.held_out)
+    models = baselines.Models(untrained.model, modality.model, *held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
     for alpha in resolved.interpolations:
@@ -321,37 +329,61 @@ def _workplace(folder: Path, processes: Processes) -> Iterator[SignalWatch]:
         yield signals
 
 
-def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Tensor:
-    """Encode the items (N, T), or sample them from the base where there are none."""
+def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Encoded:
+    """Encode the items, or sample sequences from the base where there are none."""
     if items is None:
-        return sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training")
-    return modality.encode(items, count=config.num_samples, seed=config.seed)
+        return Encoded(sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training"))
+    return modality.encode_training(items, count=config.num_samples, seed=config.seed)
 
 
 def _held_out_tokens(
-    modality: Modality, items: Sequence[Item] | None, count: int, seed: int, training: Tensor
-) -> Tensor:
-    """Encode at most `count` sequences (N, T) that are not trained on; own samples where there are no items."""
+    modality: Modality, items: Sequence[Item] | None, count: int, seed: int, training: Encoded
+) -> Encoded:
+    """Encode at most `count` sequences that are not trained on; own samples where there are no items."""
     if items is None:
-        return unseen(sample_training_set(modality, count, seed=seed, purpose="held-out"), training)
-    return unseen(modality.encode_held_out(items, count=count, seed=seed), training)
+        own = sample_training_set(modality, count, seed=seed, purpose="held-out")
+        return unseen(Encoded(own), training.tokens)
+    return unseen(modality.encode_held_out(items, count=count, seed=seed), training.tokens)
+
+
+def _first(sequences: Encoded, count: int | None) -> Encoded:
+    """Keep the first sequences; all where there is no count."""
+    tokens, loss_mask = sequences
+    return Encoded(tokens[:count], None if loss_mask is None else loss_mask[:count])
 
 
 def _comparison(
     modality: Modality,
-    training: Tensor,
-    held_out: Tensor,
+    training: Encoded,
+    held_out: Encoded,
     max_new_tokens: int | None,
     seed: int,
     *,
     with_references: bool = False,
 ) -> Comparison:
-    """Start a comparison; the modality chooses the length of completions that the user leaves open."""
-    num_left = held_out.shape[1] - modality.prompts(held_out).shape[1]
-    num_new = modality.num_compared_tokens(num_left) if max_new_tokens is None else max_new_tokens
-    references = modality.reference_metrics(training=training, originals=held_out) if with_references else None
-    base = modality.model if with_references else None
-    return Comparison(modality, training, held_out, num_new=num_new, seed=seed, base=base, reference_metrics=references)
+    """Start a comparison; the modality chooses the length of completions that the user leaves open.
+
+    The costlier metrics compare sequences of one length, so there are none of examples with a loss mask.
+    """
+    lengths = [len(prompt) for prompt in cut_prompts(modality, *held_out)]
+    num_left = min(held_out.tokens.shape[1] - min(lengths), modality.model.context_length - max(lengths))
+    references = None
+    if with_references and held_out.loss_mask is None:
+        references = modality.reference_metrics(training=training.tokens, originals=held_out.tokens)
+    compare = Comparison(
+        modality,
+        training.tokens,
+        held_out.tokens,
+        num_new=modality.num_compared_tokens(num_left) if max_new_tokens is None else max_new_tokens,
+        seed=seed,
+        base=modality.model if with_references else None,
+        reference_metrics=references,
+        training_mask=training.loss_mask,
+        held_out_mask=held_out.loss_mask,
+    )
+    if with_references and references is None:
+        compare.remarks["reference metrics"] = "not measured: the examples have a loss mask, and not one length"
+    return compare
 
 
 def _check_space(folder: Path, model: TrainableModel, last_layers: int, checkpoint_every: int | None) -> None:
@@ -367,7 +399,7 @@ def _check_space(folder: Path, model: TrainableModel, last_layers: int, checkpoi
 
 def _train(
     modality: Modality,
-    tokens: Tensor,
+    training: Encoded,
     plan: Plan,
     monitor: TrainingMonitor,
     checkpoints: Checkpoints,
@@ -376,8 +408,17 @@ def _train(
     """Run the training loop with the run folder attached, by the first process: metrics, checkpoints, resume."""
     hooks, label = checkpoints.hooks(), ""
     if processes.is_first:
-        done = 0 if hooks.state is None else hooks.state.step // steps_per_epoch(len(tokens), plan.batch_size)
+        per_epoch = steps_per_epoch(len(training.tokens), plan.batch_size)
+        done = 0 if hooks.state is None else hooks.state.step // per_epoch
         metrics_log.rewind_metrics(monitor.folder, done)
         hooks = replace(hooks, on_epoch=monitor.on_epoch, on_checkpoint=checkpoints.save, stop_rule=monitor.stop_rule)
         label = "pretrain" if plan.pretraining else "hyperfit"
-    return hyperfit(modality.model, tokens, plan, hooks, label=label, processes=processes)
+    return hyperfit(
+        modality.model,
+        training.tokens,
+        plan,
+        hooks,
+        label=label,
+        processes=processes,
+        loss_mask=training.loss_mask,
+    )

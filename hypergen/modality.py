@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,15 @@ class Metric:
 
 
 Metrics = Mapping[str, Metric]  # by name in a record, in the order of the columns
+
+
+class Encoded(NamedTuple):
+    """Hold sequences, and which of their tokens the loss counts where that is not all (`data.loss_mask`)."""
+
+    tokens: Tensor
+    """(N, T) ids, int64."""
+    loss_mask: Tensor | None = None
+    """(N, T) truth values: the tokens that are to be predicted. Padding lies behind a sequence's last one."""
 
 
 # What the core asks of a model.
@@ -224,21 +233,27 @@ class Modality(Protocol):
         """Tell one item from a collection of several."""
         ...
 
-    def encode(self, items: Sequence[Item], count: int | None = None, seed: int = 0) -> Tensor:
-        """Encode items: -> tokens (N, T) int64, start token included.
+    def encode(self, items: Sequence[Item]) -> Tensor:
+        """Encode all items, for pretraining: -> tokens (N, T) int64, start token included."""
+        ...
+
+    def encode_training(self, items: Sequence[Item], count: int, seed: int = 0) -> Encoded:
+        """Encode exactly `count` sequences to hyperfit on, start token included.
 
         Args:
             items: read when they are needed.
-            count: exactly so many sequences, chosen with `seed`; by default all.
-            seed: of that choice.
+            count: N.
+            seed: of the choice.
 
         Raises:
             InputError: there are fewer than `count`; it names both numbers.
         """
         ...
 
-    def encode_held_out(self, items: Sequence[Item], count: int, seed: int = 0) -> Tensor:
+    def encode_held_out(self, items: Sequence[Item], count: int, seed: int = 0) -> Encoded:
         """Encode held-out items: -> at most `count` sequences (N, T), from as many items as possible.
+
+        With a loss mask, a sequence's prompt is what lies before the first token that counts.
 
         Raises:
             InputError: no item gives one.
@@ -289,8 +304,8 @@ class Modality(Protocol):
         """Write one file an item into `folder`."""
         ...
 
-    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> Figure:
-        """Draw prompts (N, P) and columns of completions (N, S) by title, one row an example."""
+    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> Figure:
+        """Draw N prompts (P,) and columns of completions (N, S) by title, one row an example."""
         ...
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:

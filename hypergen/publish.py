@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from hypergen import registry
 from hypergen.data.hub import HUB, HUB_ID
 from hypergen.evaluation import baselines
@@ -19,13 +17,14 @@ from hypergen.report.page import curves, page
 from hypergen.runtime.redaction import redact
 from hypergen.storage.file_names import CARD, HELD_OUT_TOKENS, RECORD, REPORT, SAMPLES, TRAINING_TOKENS
 from hypergen.storage.metrics_log import read_metrics
+from hypergen.storage.token_files import save_tokens
 
 
 def write_run(temporary: Path, folder: Path, modality: Modality, compare: Comparison, facts: dict[str, Any]) -> None:
     """Write a run into `temporary`, from where it is moved into `folder`, whose log it reads."""
     modality.save(temporary)
-    save_file({"tokens": compare.training}, temporary / TRAINING_TOKENS)
-    save_file({"tokens": compare.held_out}, temporary / HELD_OUT_TOKENS)
+    save_tokens(temporary / TRAINING_TOKENS, compare.training, compare.training_mask)
+    save_tokens(temporary / HELD_OUT_TOKENS, compare.held_out, compare.held_out_mask)
     (temporary / RECORD).write_text(json.dumps(facts, indent=1))
     completions = compare.columns[baselines.HYPERFITTED_GREEDY]
     modality.write(modality.render(prompts=list(compare.prompts), completions=completions), temporary / SAMPLES)
@@ -54,10 +53,12 @@ def report_page(folder: Path, facts: dict[str, Any], figure: Figure) -> str:
 def run_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
     """Choose what a reader needs to make a run again, in order."""
     training, config = facts["training"], facts["config"]
+    counted = facts.get("counted_tokens")
     return {
         "base": facts["base"],
         "data": config["data"],
         "sequences": f"{facts['sequences'][0]} of {facts['sequences'][1]} tokens",
+        **({} if counted is None else {"loss over": f"{counted:,} of their tokens"}),
         "trained": f"last {config['last_layers']} blocks" if config["last_layers"] else "all layers",
         "learning rate": config["learning_rate"],
         "epochs": training["epochs"],

@@ -10,10 +10,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hypergen import registry
 from hypergen.config import DecodingConfig, ExportConfig, flag
+from hypergen.data.loss_mask import cut_prompts
 from hypergen.decoding.completion_journal import BatchStore, no_store
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
@@ -24,7 +26,7 @@ from hypergen.options import ResolvedExport, base_of, split_options
 from hypergen.runtime.progress import track
 from hypergen.storage.atomic import write_file
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
-from hypergen.storage.token_files import checked_ids, stored_tokens
+from hypergen.storage.token_files import checked_ids, stored_loss_mask, stored_tokens
 
 
 @dataclass
@@ -49,6 +51,10 @@ class Run:
             InputError: it is a base, which has none.
         """
         return stored_tokens(self.folder, name, self.modality.model.num_tokens)
+
+    def loss_mask(self, name: str = TRAINING_TOKENS) -> Tensor | None:
+        """Read which of `tokens` the loss counts (N, T), such as those of the completions; None where all do."""
+        return stored_loss_mask(self.folder, name)
 
     def generate(self, prompts: Any = None, *, max_new_tokens: int | None = None, **decoding: Any) -> list[Item]:
         """Continue prompts: texts give their continuations, pictures give whole pictures with a new lower part.
@@ -76,7 +82,7 @@ class Run:
     def prompt_rows(self, prompts: Any = None) -> list[Tensor]:
         """Encode prompts as ids (P,) each, start token included; None: those of the held-out sequences."""
         if prompts is None:
-            return list(self.modality.prompts(self.tokens(HELD_OUT_TOKENS)))
+            return list(cut_prompts(self.modality, self.tokens(HELD_OUT_TOKENS), self.loss_mask(HELD_OUT_TOKENS)))
         if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
             return [self.modality.encode_prompt(prompts)]
         rows = []
@@ -106,7 +112,7 @@ class Run:
         citations = None
         if decoding.block_citations:
             device = next(model.parameters()).device
-            citations = CitationIndex(self.tokens(), decoding.block_citations).to(device)
+            citations = CitationIndex(self.tokens(), decoding.block_citations, self.loss_mask()).to(device)
         if max_new_tokens is None:
             max_new_tokens = self.modality.max_new_tokens(max((len(row) for row in rows), default=0))
         return generate(
@@ -178,11 +184,12 @@ class Run:
             **{"stop_at_end": False} | {name: value for name, value in options.items() if name in names}
         )
         modality = self._with_settings({name: value for name, value in options.items() if name not in names})
-        held_out = self.tokens(HELD_OUT_TOKENS)[:rows]
-        prompts = modality.prompts(held_out)
-        num_left = held_out.shape[1] - prompts.shape[1]
-        completions = self.complete(list(prompts), decoding, num_left)
-        columns = {"completion": completions, "original": held_out[:, -num_left:]}
+        held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
+        prompts = list(cut_prompts(modality, held_out, None if loss_mask is None else loss_mask[:rows]))
+        num_left = held_out.shape[1] - max(map(len, prompts))
+        completions = self.complete(prompts, decoding, num_left)
+        originals = [row[len(prompt) :][:num_left] for row, prompt in zip(held_out, prompts, strict=True)]
+        columns = {"completion": completions, "original": torch.stack(originals)}
         return self.modality.comparison_figure(prompts=prompts, columns=columns).content
 
     def _with_settings(self, changes: dict[str, Any]) -> Modality:

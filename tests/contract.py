@@ -182,12 +182,16 @@ def check_tokens(modality: Modality, tokens: Tensor) -> None:
 
 def check_count(modality: Modality, items: Sequence[Item]) -> None:
     """`count` sequences, chosen by `seed` alone; too many is an error that names both numbers."""
-    chosen = modality.encode(items, count=2, seed=3)
-    assert len(chosen) == 2
-    assert chosen.equal(modality.encode(items, count=2, seed=3))
+    chosen, loss_mask = modality.encode_training(items, count=2, seed=3)
+    again = modality.encode_training(items, count=2, seed=3)
+    assert chosen.shape == (2, modality.sequence_length) and chosen.equal(again.tokens)
+    for mask, other in ((loss_mask, again.loss_mask), modality.encode_held_out(items, 2)[::-1]):
+        if mask is not None:
+            assert mask.dtype == torch.bool and mask.shape == other.shape and bool(mask[:, 1:].any(1).all())
+    assert loss_mask is None or loss_mask.equal(again.loss_mask)
     too_many = 10**6 + 7
     with pytest.raises(InputError, match=str(too_many)) as error:
-        modality.encode(items, count=too_many)
+        modality.encode_training(items, count=too_many)
     assert "\n" not in str(error.value)
 
 

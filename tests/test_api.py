@@ -14,7 +14,9 @@ from hypergen.evaluation import baselines
 from hypergen.storage import atomic, manifest
 from hypergen.storage.file_names import HELD_OUT_TOKENS
 from hypergen.storage.metrics_log import read_metrics
+from hypergen.storage.token_files import stored_loss_mask, stored_tokens
 from tests.conftest import QUICK_TOY
+from tests.toy import adapter
 
 FILES = {
     *("model.safetensors", "toy.json"),  # the modality's own
@@ -306,3 +308,55 @@ def test_without_an_output_the_next_free_folder_is_taken(toy_base, tmp_path, mon
     (tmp_path / "runs" / "toy-1").mkdir(parents=True)
     run = hypergen.fit(model=toy_base, **QUICK_TOY | {"epochs": 1})
     assert str(run.folder) == "runs/toy-2" and files(tmp_path / "runs" / "toy-2") == FILES
+
+
+# A loss mask.
+
+
+@pytest.fixture(scope="module")
+def masked(toy_base, tmp_path_factory):
+    return fit(toy_base, tmp_path_factory.mktemp("masked") / "run", masked=True)
+
+
+def test_a_masked_fit_keeps_its_mask_and_measures_by_it(masked, fitted):
+    tokens, loss_mask = masked.tokens(), masked.loss_mask()
+    assert loss_mask.shape == tokens.shape and fitted.loss_mask() is None
+    assert masked.record["counted_tokens"] == int(loss_mask[:, 1:].sum()) and "counted_tokens" not in fitted.record
+    assert masked.record["data_sha256"] == fitted.record["data_sha256"]
+    assert masked.records != fitted.records
+    prompts = masked.prompt_rows()
+    assert [len(one) for one in prompts] == masked.loss_mask(HELD_OUT_TOKENS).int().argmax(1).tolist()
+    assert masked.grid(rows=3, stop_at_end=False).count("<tr>") == 4
+    assert len(masked.generate(block_citations=3)) == 8
+    log = read_metrics(masked.folder)
+    assert log[0]["loss"] > log[-1]["loss"] == masked.record["training"]["loss"]
+
+
+def test_evaluate_repeats_the_numbers_of_a_masked_fit(masked):
+    compared = hypergen.evaluate(masked.folder, device="cpu")
+    values = {record["name"]: record["values"] for record in compared.records}
+    for record in masked.records:
+        assert record["values"].items() <= values[record["name"]].items()
+    matched, trained = (values[name]["entropy"]["mean"] for name in ("base entropy-matched", "hyperfitted greedy"))
+    assert abs(matched - trained) < 1e-3
+    assert len(hypergen.evaluate(masked, count=3, data="numbers", seed=5, device="cpu").prompts) == 3
+
+
+def test_a_run_from_before_masks_loads(fitted, tmp_path):
+    for path in fitted.folder.glob("*tokens*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert stored_loss_mask(tmp_path, HELD_OUT_TOKENS) is None and stored_tokens(tmp_path, HELD_OUT_TOKENS).numel()
+
+
+def test_a_resumed_fit_needs_the_same_mask(masked, toy_base, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(api.Comparison, "add_original", None)  # fails after the training
+        with pytest.raises(TypeError):
+            fit(toy_base, folder, masked=True)
+    original = adapter.ToyModality._loss_mask
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter.ToyModality, "_loss_mask", lambda *given: original(*given) | (torch.arange(16) == 15))
+        with pytest.raises(InputError, match=r"was started with a loss mask of SHA-256 \w+, not \w+$"):
+            fit(toy_base, folder, masked=True, resume=True)
+    assert fit(toy_base, folder, masked=True, resume=True).records == masked.records

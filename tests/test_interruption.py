@@ -81,7 +81,7 @@ def test_a_signal_before_training_leaves_nothing(module, name, call, toy_base, t
 
 @pytest.mark.parametrize(
     "module, name, call",
-    [(api.Comparison, "add", 3), (api, "write_run", 1), (publish, "save_file", 2), (shutil, "copyfile", 1)],
+    [(api.Comparison, "add", 3), (api, "write_run", 1), (publish, "save_tokens", 2), (shutil, "copyfile", 1)],
 )
 def test_a_signal_after_training_leaves_no_half_run(module, name, call, toy_base, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -98,7 +98,7 @@ def test_a_full_disk_at_the_end_is_exit_6_and_the_run_goes_on(toy_base, whole, t
         raise OSError(errno.ENOSPC, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "save_file", full)
+        patch.setattr(publish, "save_tokens", full)
         with pytest.raises(hypergen.HypergenError, match="No space left on device; what was there") as error:
             fit(toy_base, tmp_path / "run", checkpoint_every=1)
     assert error.value.exit_code == 6

@@ -176,7 +176,7 @@ def _write_figure(target: Path, loaded: Run, rows: list[Tensor], completions: Te
     """Write the comparison figure: its own file, or a page around it where it has none."""
     if len({len(row) for row in rows}) > 1:
         raise InputError(f"--output {target}: the prompts differ in length; use a folder or a .jsonl file")
-    figure = loaded.modality.comparison_figure(prompts=torch.stack(rows), columns={"completion": completions})
+    figure = loaded.modality.comparison_figure(prompts=rows, columns={"completion": completions})
     if target.suffix != PAGE_SUFFIX:
         with tempfile.TemporaryDirectory() as folder:
             (file,) = figure.save(Path(folder))

@@ -1,11 +1,11 @@
-"""Select the text of a row, by the name of its field or a dotted path into it, whatever file the row came from.
+"""Select the value of a row, by the name of its field or a dotted path into it, whatever file the row came from.
 
 Messages name fields, never what they hold. Imports only the standard library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -30,9 +30,27 @@ def text_of(where: str, row: dict[str, Any], field: str) -> str:
     Raises:
         InputError: the field is missing, is not a string, or holds NUL or half of a surrogate pair.
     """
-    text = _value(row, field)
-    if text is MISSING:
+    return checked_text(where, field, value_of(where, row, field))
+
+
+def value_of(where: str, row: dict[str, Any], field: str) -> Any:
+    """Return what a field of a row holds, of any type.
+
+    Raises:
+        InputError: the field is missing; the message lists those that are there.
+    """
+    value = _value(row, field)
+    if value is MISSING:
         raise InputError(no_field(where, row, field))
+    return value
+
+
+def checked_text(where: str, field: str, text: Any) -> str:
+    """Return what a field holds once it is known to be a string that can be written as UTF-8.
+
+    Raises:
+        InputError: it is not a string, or holds NUL or half of a surrogate pair.
+    """
     if not isinstance(text, str):
         raise InputError(f"{where}: field '{field}' is {kind_of(text)}, not a string")
     if "\0" in text:
@@ -46,9 +64,13 @@ def text_of(where: str, row: dict[str, Any], field: str) -> str:
 
 def no_field(where: str, row: dict[str, Any], field: str) -> str:
     """Say that a field is missing, and list those that are there."""
-    names = [sanitize(name)[:LONGEST_NAME] for name in islice(_names(row), MOST_NAMES + 1)]
-    more = ", ..." if len(names) > MOST_NAMES else ""
-    return f"{where}: has no field '{field}' (--text-field); it has {', '.join(names[:MOST_NAMES]) or 'none'}{more}"
+    return f"{where}: has no field '{field}' (--text-field); it has {listed(_names(row))}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names out of a file, a few of them and cut, for a message."""
+    shown = [sanitize(name)[:LONGEST_NAME] for name in islice(names, MOST_NAMES + 1)]
+    return f"{', '.join(shown[:MOST_NAMES]) or 'none'}{', ...' if len(shown) > MOST_NAMES else ''}"
 
 
 def _value(row: dict[str, Any], field: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hypergen.data.lazy import Subset
 from hypergen.errors import InputError
-from hypergen.modality import Item
+from hypergen.modality import Encoded, Item
 from hypergen.runtime.console import warn
 from hypergen.runtime.seeding import seeded_generator
 
@@ -50,17 +50,18 @@ def split_items(
     return Subset(items, order[held_out:]), Subset(items, order[:held_out])
 
 
-def unseen(held_out: Tensor, training: Tensor) -> Tensor:
-    """Keep the held-out sequences (N, T) that are none of the training sequences.
+def unseen(held_out: Encoded, training: Tensor) -> Encoded:
+    """Keep the held-out sequences that are none of the training sequences (N, T).
 
     Raises:
         InputError: all of them are.
     """
     known = {row.numpy().tobytes() for row in training}
-    kept = torch.tensor([row.numpy().tobytes() not in known for row in held_out])
+    tokens, loss_mask = held_out
+    kept = torch.tensor([row.numpy().tobytes() not in known for row in tokens])
     if not kept.any():
-        raise InputError(f"held-out items: all {len(held_out)} sequences are trained on; name others")
-    return held_out[kept]
+        raise InputError(f"held-out items: all {len(tokens)} sequences are trained on; name others")
+    return Encoded(tokens[kept], None if loss_mask is None else loss_mask[kept])
 
 
 def require_count(option: str, asked: int | None, held_out: Tensor) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from hypergen.data.loss_mask import sequence_values
 from hypergen.decoding.end_tokens import trim
 from hypergen.decoding.loop import bf16_copy
 from hypergen.errors import InputError
@@ -61,7 +63,7 @@ def ranks(
 
 def choice_ranks(
     model: Predictor,
-    prompts: Tensor,
+    prompts: Sequence[Tensor] | Tensor,
     completions: Tensor,
     end_tokens: Sequence[int] = (),
     *,
@@ -72,7 +74,7 @@ def choice_ranks(
 
     Args:
         model: the base, where the completions are another model's.
-        prompts: (B, P), start token included.
+        prompts: (B, P), or B prompts (P,) of any lengths; start token included.
         completions: (B, S).
         end_tokens: ids after which completions are padding, where they stopped there; neither counts.
         batch_size: completions computed together.
@@ -81,15 +83,19 @@ def choice_ranks(
     Returns:
         B tensors (S,), shorter where a completion ended earlier.
     """
-    tokens = torch.cat([prompts.cpu(), completions.cpu()], 1)
-    found = ranks(model, tokens, tokens[:, 1:], batch_size=batch_size, advance=advance)[:, prompts.shape[1] - 1 :]
-    return [row[: len(kept)] for row, kept in zip(found, trim(completions.cpu(), end_tokens), strict=True)]
+    starts = [len(prompt) - 1 for prompt in prompts]
+    rows = [torch.cat([prompt.cpu(), row]) for prompt, row in zip(prompts, completions.cpu(), strict=True)]
+    tokens = pad_sequence(rows, batch_first=True)  # on the right, where a causal model does not see it
+    found = ranks(model, tokens, tokens[:, 1:], batch_size=batch_size, advance=advance)
+    kept = map(len, trim(completions.cpu(), end_tokens))
+    return [row[start : start + length] for row, start, length in zip(found, starts, kept, strict=True)]
 
 
-def agreement_values(top: Tensor, base_top: Tensor) -> dict[str, Tensor]:
+def agreement_values(top: Tensor, base_top: Tensor, loss_mask: Tensor | None = None) -> dict[str, Tensor]:
     """Compute top-1 agreement from `top_tokens` of two models on the same sequences -> `agreement` (N,).
 
-    The share (0 to 1) of positions where the two ids are equal.
+    The share (0 to 1) of positions where the two ids are equal, of those that a loss mask (N, T) counts
+    (`sequence_values`).
     Source: arXiv 2605.22579 (.57 for TinyLlama); arXiv 2412.04318, section 6.1 (between two runs).
 
     Raises:
@@ -97,16 +103,18 @@ def agreement_values(top: Tensor, base_top: Tensor) -> dict[str, Tensor]:
     """
     if top.shape != base_top.shape:
         raise InputError(f"most likely tokens of shapes {tuple(top.shape)} and {tuple(base_top.shape)}: must be equal")
-    return {"agreement": (top == base_top).double().mean(1)}
+    return {"agreement": sequence_values(top == base_top, loss_mask)}
 
 
-def rank_shift_values(base_ranks: Tensor) -> dict[str, Tensor]:
+def rank_shift_values(base_ranks: Tensor, loss_mask: Tensor | None = None) -> dict[str, Tensor]:
     """Average `ranks(base, held_out, top_tokens(model, held_out))` over positions -> `rank_shift` (N,).
+
+    With a loss mask (N, T), over those that it counts (`sequence_values`).
 
     1 (the base's own choices) to V. A few tokens from far down the list dominate this mean.
     Source: arXiv 2605.22579, rank reordering.
     """
-    return {"rank_shift": base_ranks.double().mean(1)}
+    return {"rank_shift": sequence_values(base_ranks, loss_mask)}
 
 
 def override_values(base_ranks: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:

@@ -91,17 +91,18 @@ class ModelsByName(Protocol):
 class Models:
     """Hold base and hyperfitted model, and make the controls between them when first asked for."""
 
-    def __init__(self, base: TokenModel, hyperfitted: TokenModel, held_out: Tensor):
-        """Keep both models and the held-out sequences (N, T) on which the controls are calibrated."""
-        self.base, self.hyperfitted, self.held_out = base, hyperfitted, held_out
+    def __init__(self, base: TokenModel, hyperfitted: TokenModel, held_out: Tensor, loss_mask: Tensor | None = None):
+        """Keep both models and the held-out sequences (N, T), with their mask, on which the controls are calibrated."""
+        self.base, self.hyperfitted, self.held_out, self.loss_mask = base, hyperfitted, held_out, loss_mask
 
     @cached_property
     def entropy_matched(self) -> Adjusted:
         """Base at the temperature where its mean entropy on held-out sequences equals the hyperfitted model's."""
         with track(f"{ENTROPY_MATCHED}: entropy of the run", len(self.held_out), transient=True) as advance:
-            values = prediction_values(self.hyperfitted, self.held_out, advance=advance)
+            values = prediction_values(self.hyperfitted, self.held_out, loss_mask=self.loss_mask, advance=advance)
         entropy, label = values["entropy"].mean().item(), f"{ENTROPY_MATCHED}: match"
-        return Adjusted(self.base, temperature=matching_temperature(self.base, self.held_out, entropy, label=label))
+        temperature = matching_temperature(self.base, self.held_out, entropy, label=label, loss_mask=self.loss_mask)
+        return Adjusted(self.base, temperature=temperature)
 
     @cached_property
     def logit_biased(self) -> Adjusted:
@@ -110,7 +111,10 @@ class Models:
         It is estimated where it is then measured, which is the most that one vector can do.
         """
         label = f"{STATIC_BIAS}: calibrate"
-        return Adjusted(self.base, bias=log_probability_change(self.hyperfitted, self.base, self.held_out, label=label))
+        change = log_probability_change(
+            self.hyperfitted, self.base, self.held_out, label=label, loss_mask=self.loss_mask
+        )
+        return Adjusted(self.base, bias=change)
 
     def __getitem__(self, name: str) -> ComparedModel:
         """Look a model up by name."""

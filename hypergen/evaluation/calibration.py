@@ -28,7 +28,13 @@ MAX_STEPS = 60
 
 
 def matching_temperature(
-    model: Predictor, tokens: Tensor, entropy: float, tolerance: float = 5e-4, *, label: str = ""
+    model: Predictor,
+    tokens: Tensor,
+    entropy: float,
+    tolerance: float = 5e-4,
+    *,
+    label: str = "",
+    loss_mask: Tensor | None = None,
 ) -> float:
     """Find the temperature at which the mean entropy of the predictions within `tokens` (N, T) is `entropy` (nats).
 
@@ -41,6 +47,7 @@ def matching_temperature(
         entropy: to be reached.
         tolerance: nats.
         label: of the progress, which is that of the hidden states and of each temperature; empty: none is shown.
+        loss_mask: (N, T), the tokens whose predictions count; None: all but the first.
 
     Raises:
         InputError: no temperature from 0.001 to 1000 gives this entropy.
@@ -48,7 +55,7 @@ def matching_temperature(
     low, high, temperature = LOWEST, HIGHEST, 1.0
     with evaluating(model), torch.inference_mode():
         with track(label, len(tokens), transient=True) as advance:
-            hidden = list(_hidden_states(model, tokens, advance))
+            hidden = list(_hidden_states(model, tokens, loss_mask, advance))
         for _ in range(MAX_STEPS):
             at_label = label and f"{label}, entropy at temperature {temperature:.3g}"
             with track(at_label, sum(map(len, hidden)), transient=True) as advance:
@@ -61,17 +68,25 @@ def matching_temperature(
     raise InputError(f"entropy of {entropy:.3f} nats: no temperature from {LOWEST:g} to {HIGHEST:g} gives it")
 
 
-def log_probability_change(trained: Predictor, base: Predictor, tokens: Tensor, *, label: str = "") -> Tensor:
+def log_probability_change(
+    trained: Predictor, base: Predictor, tokens: Tensor, *, label: str = "", loss_mask: Tensor | None = None
+) -> Tensor:
     """Subtract the base's `mean_log_probabilities` from the trained model's: (V,); an empty label shows no progress."""
     with track(label, 2 * len(tokens), transient=True) as advance:
-        return mean_log_probabilities(trained, tokens, advance) - mean_log_probabilities(base, tokens, advance)
+        before, after = (mean_log_probabilities(model, tokens, advance, loss_mask) for model in (base, trained))
+        return after - before
 
 
-def mean_log_probabilities(model: Predictor, tokens: Tensor, advance: Advance = no_progress) -> Tensor:
-    """Average the log-probability of each id over all predictions within `tokens` (N, T): (V,) float64 on the CPU."""
+def mean_log_probabilities(
+    model: Predictor, tokens: Tensor, advance: Advance = no_progress, loss_mask: Tensor | None = None
+) -> Tensor:
+    """Average the log-probability of each id over all predictions within `tokens` (N, T): (V,) float64 on the CPU.
+
+    With a loss mask (N, T), over those that it counts.
+    """
     total, count = torch.zeros(1, dtype=torch.float64), 0
     with evaluating(model), torch.inference_mode():
-        for logits in _logits(model, _hidden_states(model, tokens, advance)):
+        for logits in _logits(model, _hidden_states(model, tokens, loss_mask, advance)):
             total = total + logits.log_softmax(-1).sum(0).double().cpu()
             count += len(logits)
     return total / count
@@ -127,11 +142,16 @@ if TYPE_CHECKING:
     _DECODER: type[Decoder] = Adjusted
 
 
-def _hidden_states(model: Predictor, tokens: Tensor, advance: Advance) -> Iterator[Tensor]:
-    """Compute hidden states on the CPU: (N, T) ids -> (B * (T - 1), D) of each batch; one counts when it is used."""
+def _hidden_states(model: Predictor, tokens: Tensor, loss_mask: Tensor | None, advance: Advance) -> Iterator[Tensor]:
+    """Compute hidden states on the CPU: (N, T) ids -> (B * (T - 1), D) of each batch; one counts when it is used.
+
+    With a loss mask (N, T), those alone that predict a token that counts.
+    """
     device = next(model.parameters()).device
-    for batch in tokens.split(BATCH_SIZE):
-        yield model.hidden(batch[:, :-1].to(device)).flatten(0, 1).cpu()
+    counted = [slice(None)] * len(tokens) if loss_mask is None else loss_mask[:, 1:].split(BATCH_SIZE)
+    for batch, kept in zip(tokens.split(BATCH_SIZE), counted, strict=False):
+        hidden = model.hidden(batch[:, :-1].to(device)).flatten(0, 1).cpu()
+        yield hidden if isinstance(kept, slice) else hidden[kept.flatten()]
         advance(len(batch))
 
 

@@ -1,7 +1,8 @@
 """Compare completions row by row: each row continues the same prompts to the same length.
 
-Completions never stop at an end token here, so that all have the same number of tokens and none is padding. Overlap
-with the training set stands beside diversity: a model that quotes is diverse, too.
+Completions never stop at an end token here, so that all have the same number of tokens and none is padding. Prompts
+differ in length where a loss mask says where each example's completion begins. Overlap with the training set stands
+beside diversity: a model that quotes is diverse, too.
 Does not know what a token means, nor which rows there are (`baselines`).
 
 Shape letters: N examples, M training sequences, T tokens, P prompt, S completion.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hypergen.config import DecodingConfig
+from hypergen.data.loss_mask import cut_prompts, without_padding
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.evaluation.agreement import (
@@ -68,6 +70,8 @@ class Comparison:
         seed: int,
         base: ComparedModel | None = None,
         reference_metrics: ReferenceMetrics | None = None,
+        training_mask: Tensor | None = None,
+        held_out_mask: Tensor | None = None,
     ):
         """Cut the prompts off the held-out examples; rows are added afterwards.
 
@@ -79,9 +83,14 @@ class Comparison:
             seed: of the bootstrap.
             base: the model by which the choices of others are ranked; it stays in memory beside them.
             reference_metrics: the modality's costlier metrics; left out by default.
+            training_mask: loss mask (M, T) of the training tokens; its padding is no quotation.
+            held_out_mask: loss mask (N, T) of the examples: where their prompts end, and which predictions are
+                measured.
         """
         self.modality, self.training, self.held_out = modality, training, held_out
-        self.prompts = modality.prompts(held_out)
+        self.training_mask, self.held_out_mask = training_mask, held_out_mask
+        self.prompts = cut_prompts(modality, held_out, held_out_mask)
+        """(N, P), or rows (P,) where they differ in length."""
         self.num_new, self.seed = num_new, seed
         self.base, self.reference_metrics = base, reference_metrics
         self.columns: dict[str, Tensor] = {}
@@ -130,8 +139,12 @@ class Comparison:
 
     def add_original(self, name: str) -> dict[str, Tensor] | None:
         """Add the held-out examples themselves, unless they are shorter than the completions."""
-        originals = self.held_out[:, self.prompts.shape[1] :][:, : self.num_new]
-        return self.append(name, originals) if originals.shape[1] == self.num_new else None
+        examples = without_padding(self.held_out, self.held_out_mask)
+        ends = [len(prompt) + self.num_new for prompt in self.prompts]
+        if any(len(example) < end for example, end in zip(examples, ends, strict=True)):
+            return None
+        originals = [example[end - self.num_new : end] for example, end in zip(examples, ends, strict=True)]
+        return self.append(name, torch.stack(originals))
 
     def append(self, name: str, completions: Tensor) -> dict[str, Tensor]:
         """Measure and add completions (N, S) from elsewhere."""
@@ -140,8 +153,9 @@ class Comparison:
     @property
     def sizes(self) -> str:
         """Number and lengths of prompts and completions, in words."""
-        count, length = self.prompts.shape
-        return f"{count} prompts of {length} tokens, {self.num_new} new tokens each"
+        lengths = [len(prompt) for prompt in self.prompts]
+        shortest = "" if min(lengths) == max(lengths) else f"{min(lengths)} to "
+        return f"{len(lengths)} prompts of {shortest}{max(lengths)} tokens, {self.num_new} new tokens each"
 
     @property
     def notes(self) -> dict[str, str]:
@@ -153,19 +167,26 @@ class Comparison:
         """Measure after an epoch: loss and entropy on the first examples, TTR and overlap of greedy completions."""
         model, prompts = self.modality.model, self.prompts[:QUICK_ROWS]
         completions = generate(model, prompts, self.num_new, DecodingConfig(stop_at_end=False), label="")
-        predicted = prediction_values(model, self.held_out[:QUICK_ROWS])
+        loss_mask = None if self.held_out_mask is None else self.held_out_mask[:QUICK_ROWS]
+        predicted = prediction_values(model, self.held_out[:QUICK_ROWS], loss_mask=loss_mask)
         return {
             "held_out_loss": predicted["loss"].mean().item(),
             "entropy": predicted["entropy"].mean().item(),
             "ttr": ttr_values(completions).nanmean().item(),
-            "overlap_mean": longest_overlap(completions, self.training).double().mean().item(),
+            "overlap_mean": self._overlap(completions).mean().item(),
         }
 
     def initial_metrics(self, row_name: str) -> dict[str, float]:
         """Compute `quick_metrics` as before the training, from the row of the base's greedy completions."""
         values = self.values[row_name]
-        names = {"held_out_loss": "loss", "entropy": "entropy", "ttr": "ttr", "overlap_mean": "overlap_mean"}
-        return {name: values[own][:QUICK_ROWS].nanmean().item() for name, own in names.items()}
+        means = {
+            name: values[name][:QUICK_ROWS].nanmean().item() for name in ("loss", "entropy", "ttr", "overlap_mean")
+        }
+        if self.held_out_mask is not None:  # values of predictions are relative to all examples' mean number of them
+            counts = self.held_out_mask[:, 1:].sum(1).double()
+            for name in ("loss", "entropy"):
+                means[name] *= (counts.mean() / counts[:QUICK_ROWS].mean()).item()
+        return {"held_out_loss": means.pop("loss"), **means}
 
     def figure(self, names: Sequence[str] | None = None, rows: int = FIGURE_ROWS) -> Figure:
         """Draw the completions of the first examples side by side, as the modality draws them.
@@ -176,7 +197,7 @@ class Comparison:
         """
         shown = [name for name in self.columns if names is None or name in names] or list(self.columns)
         columns = {name: self.columns[name][:rows] for name in shown}
-        return self.modality.comparison_figure(prompts=self.prompts[:rows], columns=columns)
+        return self.modality.comparison_figure(prompts=list(self.prompts[:rows]), columns=columns)
 
     def _append(self, name: str, completions: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         self.columns[name], self.values[name] = completions, values
@@ -189,10 +210,12 @@ class Comparison:
         The one place where the core's are computed: a new one is a line here, and a line in `report.columns` that says
         its head and meaning.
         """
-        overlap = longest_overlap(completions, self.training).double()
-        own = self.modality.metrics(prompts=self.prompts, completions=completions)
+        overlap = self._overlap(completions)
+        shortest = min(len(prompt) for prompt in self.prompts)
+        prompts = torch.stack([prompt[len(prompt) - shortest :] for prompt in self.prompts])  # their last tokens
+        own = self.modality.metrics(prompts=prompts, completions=completions)
         if self.reference_metrics is not None:
-            own |= self.reference_metrics.compute(prompts=self.prompts, completions=completions)
+            own |= self.reference_metrics.compute(prompts=prompts, completions=completions)
         return {
             **{name: torch.as_tensor(value) for name, value in own.items()},
             **{f"rep_{n}": repetition_values(completions, n) for n in (2, 3, 4)},
@@ -204,14 +227,18 @@ class Comparison:
             "overlap_max": overlap.max(),
         }
 
+    def _overlap(self, completions: Tensor) -> Tensor:
+        """Measure the longest run that each completion shares with a training sequence, (B,)."""
+        return longest_overlap(completions, self.training, self.training_mask).double()
+
     def _described(self, name: str, model: ComparedModel) -> dict[str, Tensor]:
         """Measure a model's predictions on the held-out examples, and how far they agree with the base's."""
-        held_out = self.held_out
+        held_out, loss_mask = self.held_out, self.held_out_mask
         # Without `base`, the model that is described first stands for it.
         is_base = self._base_top is None if self.base is None else model is self.base
         num_passes = 2 if is_base else 2 + (self._base_top is None) + (self.base is not None)
         with track(f"{name}: describe", num_passes * len(held_out), transient=True) as advance:
-            values = prediction_values(model, held_out, advance=advance)
+            values = prediction_values(model, held_out, loss_mask=loss_mask, advance=advance)
             top = top_tokens(model, held_out, advance=advance)
             if self._base_top is None:
                 self._base_top = top
@@ -219,9 +246,9 @@ class Comparison:
                     self._base_top = top_tokens(self.base, held_out, advance=advance)
             if is_base:
                 return values
-            values |= agreement_values(top, self._base_top)
+            values |= agreement_values(top, self._base_top, loss_mask)
             if self.base is not None:
-                values |= rank_shift_values(ranks(self.base, held_out, top, advance=advance))
+                values |= rank_shift_values(ranks(self.base, held_out, top, advance=advance), loss_mask)
             return values
 
     def _overridden(self, name: str, model: ComparedModel, completions: Tensor) -> dict[str, Tensor]:
@@ -235,5 +262,5 @@ class Comparison:
         """Index the training set's n-grams of `length` tokens, once, on the model's device; 0 blocks nothing."""
         if length and length not in self._citations:
             device = next(model.parameters()).device
-            self._citations[length] = CitationIndex(self.training, length).to(device)
+            self._citations[length] = CitationIndex(self.training, length, self.training_mask).to(device)
         return self._citations.get(length)

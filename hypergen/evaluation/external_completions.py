@@ -7,6 +7,7 @@ Shape letters: N examples, P prompt, S completion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeGuard
@@ -19,8 +20,8 @@ from hypergen.storage.line_reader import check_length, read_lines
 from hypergen.storage.strict_json import parse_object
 
 
-def read_completions(source: str, prompts: Tensor, num_new: int, num_tokens: int) -> Tensor:
-    """Read a .jsonl file with `prompt_tokens` and `completion_tokens` a line -> (N, num_new) ids, one a prompt (N, P).
+def read_completions(source: str, prompts: Sequence[Tensor] | Tensor, num_new: int, num_tokens: int) -> Tensor:
+    """Read a .jsonl file with `prompt_tokens` and `completion_tokens` a line -> (N, num_new) ids, one a prompt (P,).
 
     Longer completions are cut, so that all rows of a table have the same length.
 

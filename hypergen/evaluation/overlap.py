@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hypergen.data.loss_mask import is_content
 from hypergen.decoding.ngram_index import require_tokens
 
 
-def longest_overlap(completions: Sequence[Tensor] | Tensor, tokens: Tensor) -> Tensor:
+def longest_overlap(completions: Sequence[Tensor] | Tensor, tokens: Tensor, loss_mask: Tensor | None = None) -> Tensor:
     """Compute the longest run of tokens that each completion shares with any one sequence of tokens (N, T): (B,) int64.
 
     Unit: tokens, 0 to the completion's length. Source: arXiv 2412.04318, Table 2 (longest training-set overlap); also
@@ -25,7 +26,8 @@ def longest_overlap(completions: Sequence[Tensor] | Tensor, tokens: Tensor) -> T
 
     Args:
         completions: B tensors of ids (S,), or one of (B, S).
-        tokens: (N, T) ids to compare with.
+        tokens: (N, T) ids to compare with, all of them.
+        loss_mask: (N, T), whose padding is left out; None: there is none.
 
     Raises:
         InputError: `tokens` is not a filled (N, T) tensor of ids.
@@ -33,7 +35,7 @@ def longest_overlap(completions: Sequence[Tensor] | Tensor, tokens: Tensor) -> T
     require_tokens(tokens)
     rows = [row.to(tokens.device) for row in completions]
     # 1. Rank all windows of 1, 2, 4, ... tokens, until no completion's window is in `tokens`.
-    ranks, num_training = _window_ranks(rows, tokens)
+    ranks, num_training = _window_ranks(rows, tokens, loss_mask)
     # 2. In the order of the widest, a completion's suffix shares most with one of its two training neighbours.
     before, after = _training_neighbours(ranks[-1], num_training)
     own = torch.arange(num_training, len(ranks[0]), device=tokens.device)
@@ -44,14 +46,17 @@ def longest_overlap(completions: Sequence[Tensor] | Tensor, tokens: Tensor) -> T
     return runs.new_zeros(len(rows)).scatter_reduce_(0, row_of, runs, "amax")
 
 
-def _window_ranks(rows: list[Tensor], tokens: Tensor) -> tuple[list[Tensor], int]:
+def _window_ranks(rows: list[Tensor], tokens: Tensor, loss_mask: Tensor | None) -> tuple[list[Tensor], int]:
     """Rank the windows of 1, 2, 4, ... tokens at every position of all sequences laid end to end.
 
-    An id of its own ends each sequence, so a window across an end equals no other. Returns one tensor of ranks a width,
-    and how many of the positions belong to training.
+    An id of its own ends each sequence, and fills its padding, so a window across an end equals no other sequence's.
+    Returns one tensor of ranks a width, and how many of the positions belong to training.
     """
     ends = -1 - torch.arange(len(tokens) + len(rows), device=tokens.device)
-    training = torch.cat([tokens.long(), ends[: len(tokens), None]], 1).flatten()
+    training = torch.cat([tokens.long(), ends[: len(tokens), None]], 1)
+    if loss_mask is not None:
+        training[:, :-1] = training[:, :-1].where(is_content(loss_mask).to(tokens.device), ends[: len(tokens), None])
+    training = training.flatten()
     pieces = [piece for row, end in zip(rows, ends[len(tokens) :, None], strict=True) for piece in (row.long(), end)]
     ranks = [_rank(torch.cat([training, *pieces]))]
     positions = torch.arange(len(ranks[0]), device=tokens.device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hypergen.data.loss_mask import sequence_values
 from hypergen.errors import InputError
 from hypergen.modality import Predictor
 from hypergen.runtime.evaluation_mode import evaluating
@@ -25,15 +26,22 @@ Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # logits (C, V) and ids
 
 
 def prediction_values(
-    model: Predictor, tokens: Tensor, *, batch_size: int = 8, chunk: int = 1024, advance: Advance = no_progress
+    model: Predictor,
+    tokens: Tensor,
+    *,
+    loss_mask: Tensor | None = None,
+    batch_size: int = 8,
+    chunk: int = 1024,
+    advance: Advance = no_progress,
 ) -> dict[str, Tensor]:
     """Measure how a model predicts tokens 1 to T - 1 of each sequence, given the true past.
 
-    All tokens but the first count, those of a prompt too.
+    Without a mask all tokens but the first count, those of a prompt too.
 
     Args:
         model: as in `per_position`.
-        tokens: (N, T) ids, T >= 2, without padding.
+        tokens: (N, T) ids, T >= 2.
+        loss_mask: (N, T), the tokens that count; their mean is then that of the values (`sequence_values`).
         batch_size: sequences computed together.
         chunk: positions whose logits exist together.
         advance: as in `per_position`.
@@ -47,7 +55,7 @@ def prediction_values(
         InputError: there is nothing to predict, or a sequence exceeds the model's context.
     """
     numbers = per_position(model, tokens, _sharpness, batch_size=batch_size, chunk=chunk, advance=advance)
-    return {name: values.double().mean(1) for name, values in numbers.items()}
+    return {name: sequence_values(values, loss_mask) for name, values in numbers.items()}
 
 
 def predictions(
@@ -81,7 +89,7 @@ def per_position(
 
     Args:
         model: measured in evaluation mode, left in the mode that it had.
-        tokens: (N, T) ids, T >= 2, without padding.
+        tokens: (N, T) ids, T >= 2; what is predicted of padding is for the caller to leave out.
         measure: logits (C, V) and ids (C,) -> name -> (C,).
         ids: (N, T - 1) ids that `measure` gets beside the logits; by default the tokens to predict.
         batch_size: sequences computed together.

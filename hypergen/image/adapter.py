@@ -29,7 +29,7 @@ from hypergen.image.pixels import chunks, square
 from hypergen.image.reference_metrics import ImageReferenceMetrics
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
-from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, TokenModel
 from hypergen.runtime.progress import track
 
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
@@ -163,24 +163,26 @@ class ImageModality:
         """Tell one picture from a collection of several."""
         return isinstance(value, Image.Image)
 
-    def encode(self, items: Sequence[Image.Image], count: int | None = None, seed: int = 0) -> Tensor:
-        """Encode pictures: -> (N, T) int64, the start token, then the codes row by row.
+    def encode(self, items: Sequence[Image.Image]) -> Tensor:
+        """Encode all pictures: -> (N, T) int64, the start token, then the codes row by row.
 
-        Args:
-            items: pictures of any size.
-            count: as many of them; no others are read. By default all, in order, and with `settings.mirror` also the
-                mirrored ones, after the others.
-            seed: of the choice of `count`.
+        With `settings.mirror` the mirrored ones follow the others.
+
+        Raises:
+            InputError: a picture cannot be read.
+        """
+        return self._encode(items, range(len(items)), self.settings.mirror)
+
+    def encode_training(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Encoded:
+        """Encode `count` pictures of any size, drawn with `seed`; no others are read, and every code counts.
 
         Raises:
             InputError: there are fewer pictures, or one cannot be read.
         """
-        if count is None:
-            return self._encode(items, range(len(items)), self.settings.mirror)
         if count > len(items):
             raise InputError(f"--num-samples {count}: there are only {len(items)} pictures")
         rows = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
-        return self._encode(items, rows.tolist(), False)
+        return Encoded(self._encode(items, rows.tolist(), False))
 
     def _encode(
         self, items: Sequence[Image.Image], rows: Sequence[int], mirror: bool, label: str = "encode pictures"
@@ -197,7 +199,7 @@ class ImageModality:
                     tokens[len(rows) + part.start : len(rows) + part.stop, 1:] = codes
         return tokens
 
-    def encode_held_out(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Tensor:
+    def encode_held_out(self, items: Sequence[Image.Image], count: int, seed: int = 0) -> Encoded:
         """Encode at most `count` of the pictures, drawn with `seed`: -> (N, T).
 
         Raises:
@@ -205,7 +207,7 @@ class ImageModality:
         """
         if not len(items):
             raise InputError("held-out pictures: there are none")
-        return self.encode(items, min(count, len(items)), seed)
+        return self.encode_training(items, min(count, len(items)), seed)
 
     def add_start_tokens(self, prompt: Tensor) -> Tensor:
         """Put the start token before codes: (B, P), P >= 0 -> (B, P + 1) ids.
@@ -303,8 +305,8 @@ class ImageModality:
         if row < self.height:
             picture.paste(MISSING, (0, row * side, *picture.size))
 
-    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> PictureFigure:
-        """Draw prompts (N, P) and completions (N, S) by title as one picture, a row an example, the prompt first."""
+    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> PictureFigure:
+        """Draw N prompts (P,) and completions (N, S) by title as one picture, a row an example, the prompt first."""
         rows = list(prompts)
         nothing = torch.empty(len(rows), 0, dtype=torch.long)
         pictures = {title: self.render(rows, part) for title, part in {"prompt": nothing, **columns}.items()}

@@ -32,6 +32,7 @@ def run_facts(
     device: torch.device,
     *,
     libraries: Sequence[str],
+    loss_mask: Tensor | None = None,
 ) -> dict[str, Any]:
     """Collect the facts that `hypergen.json` records of the start of a run, without secrets.
 
@@ -41,8 +42,9 @@ def run_facts(
         tokens: the training sequences (N, T).
         device: where the model is trained.
         libraries: the distributions that the adapter builds on.
+        loss_mask: which of the tokens the loss counts (N, T); None: all.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "modality": config.modality,
         "settings": asdict(settings),
         "config": asdict(config),
@@ -59,7 +61,10 @@ def run_facts(
             "threads": torch.get_num_threads(),
         },
     }
-    return redact(facts)
+    if loss_mask is not None:
+        facts |= {"loss_mask_sha256": tensor_sha256(loss_mask), "counted_tokens": int(loss_mask[:, 1:].sum())}
+    found: dict[str, Any] = redact(facts)
+    return found
 
 
 def fixed_options(config: FitConfig | PretrainConfig, settings: Any) -> dict[str, Any]:
@@ -68,9 +73,10 @@ def fixed_options(config: FitConfig | PretrainConfig, settings: Any) -> dict[str
     return redact({flag(name): value for name, value in options.items() if name not in FREE_ON_RESUME})
 
 
-def data_fingerprint(tokens: Tensor) -> dict[str, str]:
-    """Fingerprint the training sequences (N, T), which a resumed one must share as well."""
-    return {"training data of SHA-256": tensor_sha256(tokens)}
+def data_fingerprint(tokens: Tensor, loss_mask: Tensor | None = None) -> dict[str, str | None]:
+    """Fingerprint the training sequences (N, T) and their loss mask, which a resumed one must share as well."""
+    of_mask = None if loss_mask is None else tensor_sha256(loss_mask)
+    return {"training data of SHA-256": tensor_sha256(tokens), "a loss mask of SHA-256": of_mask}
 
 
 def tensor_sha256(values: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Read stored sequences, and check ids before they index an embedding.
+"""Write and read sequences with their loss mask, and check ids before they index an embedding.
 
 Shape letters: N sequences, T tokens.
 """
@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hypergen.errors import InputError
 
+TOKENS, LOSS_MASK = "tokens", "loss_mask"  # the tensors of such a file; the second one need not be there
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def save_tokens(path: Path, tokens: Tensor, loss_mask: Tensor | None = None) -> None:
+    """Write sequences (N, T), and which of their tokens the loss counts (N, T) where that is not all."""
+    tensors = {TOKENS: tokens} if loss_mask is None else {TOKENS: tokens, LOSS_MASK: loss_mask}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def stored_tokens(folder: Path, name: str, num_tokens: int = 2**31) -> Tensor:
@@ -25,13 +32,37 @@ def stored_tokens(folder: Path, name: str, num_tokens: int = 2**31) -> Tensor:
         InputError: there are none, or they cannot be read.
     """
     path = folder / name
+    tensors = _read(path)
+    if TOKENS not in tensors:
+        raise InputError(f"{path}: cannot be read ('{TOKENS}')")
+    return checked_ids(str(path), tensors[TOKENS], num_tokens)
+
+
+def stored_loss_mask(folder: Path, name: str) -> Tensor | None:
+    """Read which tokens of stored sequences the loss counts (N, T); None where all do.
+
+    Raises:
+        InputError: there are no sequences, they cannot be read, or the mask is none of theirs.
+    """
+    path = folder / name
+    tensors = _read(path)
+    loss_mask, tokens = tensors.get(LOSS_MASK), tensors.get(TOKENS)
+    if loss_mask is None:
+        return None
+    is_like = tokens is not None and loss_mask.dtype == torch.bool and loss_mask.shape == tokens.shape
+    if not is_like or not bool(loss_mask.any(-1).all()):
+        found = f"{loss_mask.dtype} of shape {tuple(loss_mask.shape)}"
+        raise InputError(f"{path}: its {LOSS_MASK} must be truth values, some true for each sequence, found {found}")
+    return loss_mask
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         if not path.is_file():
             raise InputError(f"{path}: not there; only a hyperfitted run has it")
-        tokens = load_file(path)["tokens"]
+        return load_file(path)
     except (OSError, KeyError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    return checked_ids(str(path), tokens, num_tokens)
 
 
 def checked_ids(where: str, ids: Any, num_tokens: int) -> Tensor:

@@ -18,9 +18,10 @@ from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
 from hypergen.text import gguf, gguf_export, named_bases, sources
+from hypergen.text.chat_template import require_template, user_turn
 from hypergen.text.checkpoint import (
     TOKENIZER_FILES,
     load_causal,
@@ -32,17 +33,20 @@ from hypergen.text.checkpoint import (
 )
 from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
+from hypergen.text.conversations import Example, plain_text
 from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
 from hypergen.text.known_words import known_words
 from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
 from hypergen.text.model import TextModel
+from hypergen.text.padded_rows import RowEncoder, drawn_rows, example_prompt, held_out_rows
 from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, load_peft, merge
 from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
 from hypergen.text.tokenizer import (
     PROTOBUF,
     SENTENCEPIECE,
     TIKTOKEN,
+    begin_once,
     decode_texts,
     largest_id,
     load_tokenizer,
@@ -103,8 +107,8 @@ DEFAULT_NEW_TOKENS = 256
 COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
 
 
-def read(*, source: str, settings: Settings, skip_bad: int) -> Sequence[str]:
-    """Open the documents of a source, which stay in its files until they are needed; see `sources.read`.
+def read(*, source: str, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
+    """Open the documents or examples of a source, which stay in its files until they are needed; see `sources.read`.
 
     Args:
         source: a file, a folder, the built-in stories, or hub:ID[:SPLIT].
@@ -126,7 +130,7 @@ def card(*, source: str) -> Mapping[str, Any]:
     return named_bases.card(source)
 
 
-def cut(*, item: str, count: int, settings: Settings) -> tuple[str, str] | None:
+def cut(*, item: str | Example, count: int, settings: Settings) -> tuple[str, str] | None:
     """Cut the end off the only document of a source, long enough for `count` sequences, at most a quarter of it.
 
     Args:
@@ -135,9 +139,9 @@ def cut(*, item: str, count: int, settings: Settings) -> tuple[str, str] | None:
         settings: say how long a sequence is.
 
     Returns:
-        None where that quarter is shorter than a sequence.
+        None where that quarter is shorter than a sequence, or the item no text.
     """
-    return cut_end(item, count, _sequence_length(settings))
+    return cut_end(item, count, _sequence_length(settings)) if isinstance(item, str) else None
 
 
 def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
@@ -148,8 +152,10 @@ def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
         config: the resolved options of the fit.
 
     Raises:
-        InputError: --offload with options that it does not go with.
+        InputError: --offload with options that it does not go with, or --chat.
     """
+    if settings.chat:
+        raise InputError("--chat: only generate reads it; fit takes rows of messages for chats by themselves")
     if not settings.offload:
         return settings
     if not config.last_layers:
@@ -159,7 +165,7 @@ def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
 
 
 def build(
-    *, items: Sequence[str], settings: Settings, config: PretrainConfig, checkpoints: CodecCheckpoints
+    *, items: Sequence[str | Example], settings: Settings, config: PretrainConfig, checkpoints: CodecCheckpoints
 ) -> TextModality:
     """Make a fresh base: a BPE trained on the items (or the tokenizer of `config.codec_from`) and an untrained Llama.
 
@@ -174,8 +180,10 @@ def build(
     """
     if settings.offload:
         raise InputError("--offload: pretrain trains every block, so none can stay in a file")
-    trained = config.codec_from
-    tokenizer = train_tokenizer(items, config.vocabulary_size) if trained is None else load_tokenizer(trained)
+    if settings.chat or settings.pad:
+        raise InputError(f"--{'chat' if settings.chat else 'pad'}: pretrain does not read it; it packs texts")
+    trained, texts = config.codec_from, map(plain_text, items)
+    tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(trained)
     if tokenizer.eos_token_id is None:
         raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
     causal = new_llama(
@@ -214,6 +222,8 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
         raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
     config = read_config(found)
     tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
+    if settings.chat:
+        require_template(tokenizer, f"--chat: {source}")
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
@@ -321,43 +331,82 @@ class TextModality:
         )
 
     def is_item(self, value: object) -> bool:
-        """Tell one text from a collection of several."""
-        return isinstance(value, str)
+        """Tell one text or example from a collection of several."""
+        return isinstance(value, str | Example)
 
-    def encode(self, items: Sequence[str], count: int | None = None, seed: int = 0) -> Tensor:
+    def encode(self, items: Sequence[str]) -> Tensor:
         """Encode documents: -> (N, T) int64 ids, T = `sequence_length`.
 
-        Without `count` (pretraining), all of them are one packed stream, the end token before, between and after the
-        documents, cut into sequences; the remainder is dropped. With it, they are read in an order drawn with `seed`,
-        each is cut into windows that do not overlap (with the setting `pack`, all that are read are one stream), and
-        `count` of those windows are drawn with `seed`.
+        All of them are one packed stream, the end token before, between and after the documents, cut into sequences;
+        the remainder is dropped.
 
         Raises:
             InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
         """
         self._require_context()
-        if count is None:
-            return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self._end_token))
-        return self._require_known(
-            drawn_windows(
-                self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+        return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self._end_token))
+
+    def encode_training(self, items: Sequence[str | Example], count: int, seed: int = 0) -> Encoded:
+        """Encode documents or examples: -> `count` sequences (N, T), T = `sequence_length`.
+
+        Documents are read in an order drawn with `seed`, each is cut into windows that do not overlap (with the setting
+        `pack`, all that are read are one stream), and `count` of those windows are drawn with `seed`. Examples, and
+        with the setting `pad` the windows of texts, are padded rows with a loss mask.
+
+        Raises:
+            InputError: too few tokens, texts and examples together, a conversation without a chat template, or as
+                `encode`.
+        """
+        self._require_context()
+        if self._are_padded(items):
+            return self._known(drawn_rows(self._row_encoder, items, count=count, seed=seed))
+        return self._known(
+            Encoded(
+                drawn_windows(
+                    self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+                )
             )
         )
 
-    def encode_held_out(self, items: Sequence[str], count: int, seed: int = 0) -> Tensor:
-        """Encode at most `count` sequences (N, T) of held-out documents, in an order drawn with `seed`.
+    def encode_held_out(self, items: Sequence[str | Example], count: int, seed: int = 0) -> Encoded:
+        """Encode at most `count` sequences (N, T) of held-out documents or examples, in an order drawn with `seed`.
 
         The beginning of every document comes first, then, where that is not enough, their later windows. Documents
-        shorter than T are skipped, or with the setting `pack` joined.
+        shorter than T are skipped, or with the setting `pack` joined. Padded rows are one an item.
 
         Raises:
-            InputError: no document is long enough, or as `encode`.
+            InputError: no document is long enough, or as `encode_training`.
         """
         self._require_context()
-        return self._require_known(
-            beginnings_first(
-                self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+        if self._are_padded(items):
+            room = min(COMPARED_TOKENS, self.sequence_length // 2)
+            most = min(self.sequence_length - 1, self.model.context_length - room)
+            prompt = self.settings.prompt_length
+            return self._known(
+                held_out_rows(self._row_encoder, items, count=count, seed=seed, prompt_length=prompt, most=most)
             )
+        return self._known(
+            Encoded(
+                beginnings_first(
+                    self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
+                )
+            )
+        )
+
+    def _are_padded(self, items: Sequence[str | Example]) -> bool:
+        """Tell whether items become padded rows: examples, or texts with the setting `pad`."""
+        are_examples = len(items) > 0 and isinstance(items[0], Example)
+        if are_examples and self.settings.pack:
+            raise InputError("--pack: joins texts; rows of messages or of a prompt and its completion are padded")
+        return are_examples or self.settings.pad
+
+    @property
+    def _row_encoder(self) -> RowEncoder:
+        return RowEncoder(
+            tokenizer=self.tokenizer,
+            length=self.sequence_length,
+            end_token=self._end_token,
+            takes_texts=self.settings.pad,
         )
 
     def add_start_tokens(self, prompt: Tensor) -> Tensor:
@@ -374,19 +423,21 @@ class TextModality:
             prefix = [first]
         return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
 
-    def encode_prompt(self, item: str, number: int | None = None) -> Tensor:
-        """Encode a prompt, possibly empty: -> (P,) int64 ids, start token included.
+    def encode_prompt(self, item: str | Example, number: int | None = None) -> Tensor:
+        """Encode a prompt, possibly empty: -> (P,) int64 ids, with exactly one start token, whoever wrote it.
+
+        With the setting `chat` a text is a user's turn. An example is continued from its first token to learn.
 
         Args:
-            item: the text.
+            item: the text or example.
             number: its place among several, for messages.
 
         Raises:
-            InputError: it fills the whole context, or has ids that the model lacks.
+            InputError: it fills the whole context, or has ids that the model lacks, or there is no chat template.
         """
-        _check_text(item, number)
-        ids = next(tokenize(self.tokenizer, [item], special=False))
-        prompt = self.add_start_tokens(torch.tensor([ids], dtype=torch.long))[0]
+        prompt = (
+            example_prompt(self._row_encoder, item) if isinstance(item, Example) else self._text_prompt(item, number)
+        )
         context = self.model.context_length
         if len(prompt) >= context:
             which = "prompt" if number is None else f"prompt {number}"
@@ -394,6 +445,12 @@ class TextModality:
                 f"{which}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
             )
         return self._require_known(prompt)
+
+    def _text_prompt(self, item: str, number: int | None) -> Tensor:
+        _check_text(item, number)
+        text = user_turn(self.tokenizer, item) if self.settings.chat else item
+        ids = begin_once(next(tokenize(self.tokenizer, [text], special=False)), self._prefix)
+        return torch.tensor(ids, dtype=torch.long) if ids else self.add_start_tokens(torch.empty(1, 0).long())[0]
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Cut the prompts off encoded tokens: (N, T) -> (N, P), their first `prompt_length` ids."""
@@ -444,14 +501,14 @@ class TextModality:
         length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
         return row[:length]
 
-    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> TextFigure:
-        """Draw prompts (N, P) and completions (N, S) by title as an HTML table, one row an example.
+    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> TextFigure:
+        """Draw N prompts (P,) and completions (N, S) by title as an HTML table, one row an example.
 
         Everything is escaped; 4-grams of words that a completion repeats are marked.
         """
         rows = list(prompts)
         texts = {title: self.render(rows, completions) for title, completions in columns.items()}
-        return TextFigure(comparison_table(self.decode(prompts), texts))
+        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """Compute `known_words` (B,) where the base has a word list; the others are in `reference_metrics`."""
@@ -481,6 +538,10 @@ class TextModality:
         length, context = self.sequence_length, self.model.context_length
         if length > context:
             raise InputError(f"--sequence-length {length}: the model's context is {context} tokens")
+
+    def _known(self, sequences: Encoded) -> Encoded:
+        self._require_known(sequences.tokens)
+        return sequences
 
     def _require_known(self, tokens: Tensor) -> Tensor:
         if tokens.numel() and int(tokens.max()) >= self.model.num_tokens:

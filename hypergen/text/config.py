@@ -30,12 +30,18 @@ class Settings:
     prompt_length: int = 32
     """Tokens of a held-out text that are kept as the prompt of a comparison (paper: 32)."""
     text_field: str = "text"
-    """Field of a row, or column of a table, that holds the text; data.text is the field text of the object in data."""
+    """Field of a row, or column of a table, that holds the text; data.text is the field text of the object in data.
+    Rows without a field text may have messages, prompt and completion, or instruction and output: then only what the
+    assistant says, or the completion, is learned."""
     hub_rows: int = 10_000
     """Most rows that are read from a hub data set, from its beginning."""
 
     pack: bool = False
     """Join documents, an end token between two, before sequences are cut: for documents shorter than a sequence."""
+    pad: bool = False
+    """Fill documents shorter than a sequence up with padding, which the loss leaves out, in place of skipping them."""
+    chat: bool = False
+    """Continue typed prompts (generate) as a user's turns, written by the tokenizer's chat template."""
     offload: bool = False
     """Blocks that are not trained stay in their safetensors files and are read when they run, one at a time: for models
     larger than memory whose last layers are trained. A completion reads the model once a token."""
@@ -48,9 +54,11 @@ class Settings:
         require_at_least(self, "hub_rows", 1)
         require_at_least(self, "resident_blocks", 0)
         require_text(self, "text_field")
-        for name in ("pack", "offload"):
+        for name in ("pack", "pad", "chat", "offload"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{flag(name)} {getattr(self, name)!r}: must be true or false")
+        if self.pack and self.pad:
+            raise InputError("--pack and --pad: give one of them")
 
 
 def recognizes(config: dict[str, Any]) -> bool:

@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from hypergen.errors import InputError
 from hypergen.runtime.progress import track
+from hypergen.text.conversations import Example, plain_text
 from hypergen.text.tokenizer import tokenize
 
 CANDIDATES_PER_SEQUENCE = 16  # windows that are looked at for each one that is drawn
 
 
 def packed_stream(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, end_token: int | None
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str | Example], length: int, end_token: int | None
 ) -> Tensor:
     """Cut one stream of all documents into sequences (N, T); the remainder is dropped.
 
@@ -39,7 +40,7 @@ def packed_stream(
     separator = [] if end_token is None else [end_token]
     pieces = [np.asarray(separator, dtype=np.int64)]
     with track("tokenize", len(documents), transient=True) as advance:
-        for ids in tokenize(tokenizer, documents, special=False):
+        for ids in tokenize(tokenizer, map(plain_text, documents), special=False):
             pieces.append(np.asarray(ids + separator, dtype=np.int64))
             advance(tokens=len(ids))
     stream = torch.from_numpy(np.concatenate(pieces))
@@ -52,7 +53,7 @@ def packed_stream(
 
 def drawn_windows(
     tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[str],
+    documents: Sequence[str | Example],
     length: int,
     *,
     count: int,
@@ -94,7 +95,7 @@ def drawn_windows(
 
 def beginnings_first(
     tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[str],
+    documents: Sequence[str | Example],
     length: int,
     *,
     count: int,
@@ -156,14 +157,14 @@ class _Windows:
     def too_short(self) -> str:
         """Say that no document was long enough, and what helps."""
         packed = "together " if self._separator is not None else ""
-        cure = "" if self._separator is not None else ", or join them with --pack"
+        cure = "" if self._separator is not None else ", or join them with --pack, or fill them up with --pad"
         return (
             f"--sequence-length {self._length}: all {self.num_documents} texts are {packed}shorter, the longest has "
             f"{self.longest} tokens; lower it{cure}"
         )
 
 
-def _shuffled(documents: Sequence[str], generator: torch.Generator) -> Iterator[str]:
+def _shuffled(documents: Sequence[str | Example], generator: torch.Generator) -> Iterator[str]:
     """Yield the documents in an order that `generator` draws; each is looked up when its turn comes."""
     for index in torch.randperm(len(documents), generator=generator).numpy():
-        yield documents[int(index)]
+        yield plain_text(documents[int(index)])

@@ -22,10 +22,11 @@ from hypergen.data.hub import HUB, load_hub_rows
 from hypergen.data.json_array import index_json
 from hypergen.data.jsonl import index_rows
 from hypergen.data.lazy import Concatenated
-from hypergen.data.rows import no_field, text_of
+from hypergen.data.rows import no_field
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.text.config import SOURCES, Settings
+from hypergen.text.conversations import INPUT, INSTRUCTION, Example, fields_of, has_text, item_of
 from hypergen.text.documents import index_documents
 
 ROW_READERS = {".jsonl": index_rows, ".json": index_json, ".csv": index_csv}
@@ -46,8 +47,10 @@ CURES = {  # of files that are refused by their names
 }
 
 
-def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str]:
+def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | Example]:
     """Open the documents of a source, in order; those of files are read when they are asked for.
+
+    Rows of conversations, or of prompts and completions, are examples (`conversations`).
 
     Args:
         source: a file, a folder, `stories`, or `hub:ID[:SPLIT]`.
@@ -73,7 +76,7 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str]:
     return _require_text(source, documents)
 
 
-def _read_folder(folder: Path, settings: Settings, skip_bad: int) -> Sequence[str]:
+def _read_folder(folder: Path, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
     """Join the files below a folder, in the order of their names; a bad .txt file is one bad item."""
     paths = find_files(folder, lambda path: inner_suffix(path) in SUFFIXES, tables.is_saved, SOURCES)
     unpacker, parts = Unpacker(), []
@@ -90,13 +93,13 @@ def _read_folder(folder: Path, settings: Settings, skip_bad: int) -> Sequence[st
     return Concatenated(parts)
 
 
-def _open(path: Path, settings: Settings, unpacker: Unpacker, skip: Skip) -> Sequence[str]:
+def _open(path: Path, settings: Settings, unpacker: Unpacker, skip: Skip) -> Sequence[str | Example]:
     """Index one file, or a folder of `save_to_disk`, by what its name says.
 
     Raises:
         InputError: it cannot be read, is no such file, or a row is bad.
     """
-    select = partial(_select, settings.text_field)
+    select = partial(item_of, settings.text_field)
     if path.is_dir():
         return tables.index_table(path, partial(_columns, str(path), settings.text_field), select, skip)
     suffix = inner_suffix(path)
@@ -127,12 +130,11 @@ def _check_beginning(content: Content) -> None:
             raise InputError(f"{content.name}: {reason}")
 
 
-def _select(field: str, where: str, row: dict[str, Any]) -> str:
-    return text_of(where, row, field)
-
-
 def _columns(where: str, field: str, columns: dict[str, Any]) -> list[str]:
-    """Choose the column of a table that holds the text, or the object with it."""
+    """Choose the column of a table that holds the text, or the object with it; or those of an example."""
+    fields = fields_of(columns, field)
+    if fields != (field,):
+        return [*fields, *(name for name in columns if name == INPUT and fields == INSTRUCTION)]
     column = field if field in columns else field.split(".")[0]
     if column not in columns:
         raise InputError(no_field(where, columns, field))
@@ -152,8 +154,8 @@ def _file_errors(source: str) -> Iterator[None]:
         raise InputError(f"{source!r}: is not a file name") from error  # a NUL in it
 
 
-def _require_text(source: str, documents: Sequence[str]) -> Sequence[str]:
-    if not any(document.strip() for document in documents):
+def _require_text(source: str, documents: Sequence[str | Example]) -> Sequence[str | Example]:
+    if not any(map(has_text, documents)):
         raise InputError(f"{source}: has no text in it")
     return documents
 
@@ -163,16 +165,16 @@ def _read_stories() -> list[str]:
     if not asset.is_file():
         raise InputError("stories: this installation lacks hypergen/assets/stories.jsonl")
     with resources.as_file(asset) as path, skip_bad_rows("stories", 0) as skip:
-        return list(index_rows(Unpacker().open(path), partial(_select, Settings().text_field), skip))
+        return list(index_rows(Unpacker().open(path), partial(item_of, Settings.text_field), skip))
 
 
-def _read_hub(source: str, settings: Settings, skip_bad: int) -> Sequence[str]:
-    """Read the first `hub_rows` texts of a data set of the hub."""
+def _read_hub(source: str, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
+    """Read the first `hub_rows` rows of a data set of the hub."""
     rows, texts = load_hub_rows(source, limit=settings.hub_rows), []
     with skip_bad_rows(source, skip_bad) as skip:
         for number, row in enumerate(rows, 1):
             try:
-                texts.append(text_of(f"{source}: row {number}", row, settings.text_field))
+                texts.append(item_of(settings.text_field, f"{source}: row {number}", row))
             except InputError as error:
                 skip(error)
     return _require_text(source, texts)

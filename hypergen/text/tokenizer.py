@@ -121,11 +121,22 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], special: 
     Args:
         tokenizer: whose ids.
         texts: read when they are needed.
-        special: add the special tokens that this tokenizer itself puts around a text (such as a start token).
+        special: add the special tokens that this tokenizer itself puts around a text (such as a start token); a start
+            token that a text has already, such as one that a chat template wrote, is not put there twice.
     """
-    remaining = iter(texts)
+    remaining, prefix = iter(texts), prefix_ids(tokenizer) if special else []
     while batch := list(islice(remaining, TEXTS_PER_BATCH)):
-        yield from tokenizer(batch, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+        found = tokenizer(batch, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+        yield from (ids[len(prefix) * _begins_twice(ids, prefix) :] for ids in found) if prefix else found
+
+
+def _begins_twice(ids: list[int], prefix: list[int]) -> bool:
+    return ids[: 2 * len(prefix)] == [*prefix, *prefix]
+
+
+def begin_once(ids: list[int], prefix: list[int]) -> list[int]:
+    """Put the start tokens in front of ids, unless they are there already."""
+    return ids if ids[: len(prefix)] == prefix else [*prefix, *ids]
 
 
 def decode_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:

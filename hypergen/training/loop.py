@@ -1,8 +1,9 @@
 """Train on next-token loss, in one loop for hyperfitting a base and for pretraining one.
 
-Hyperfitting (arXiv 2412.04318, section 3): next-token loss on every position of a fixed small set, Adam with a constant
-small learning rate, no weight decay, no dropout, until the loss is near zero. Trained weights are fp32 whatever the
-compute precision: at a learning rate of 1e-6 a bf16 weight cannot move, which `update_check` would report.
+Hyperfitting (arXiv 2412.04318, section 3): next-token loss on every position of a fixed small set, or on those of a
+loss mask; Adam with a constant small learning rate, no weight decay, no dropout, until the loss is near zero. Trained
+weights are fp32 whatever the compute precision: at a learning rate of 1e-6 a bf16 weight cannot move, which
+`update_check` would report.
 The order of batches is `batch_order.batch_rows`; there is no other randomness, so a state (weights, optimizer, step)
 continues exactly.
 Does not know what a token means.
@@ -29,8 +30,8 @@ from hypergen.runtime.evaluation_mode import training
 from hypergen.runtime.progress import track
 from hypergen.training.activation_cache import ActivationCache
 from hypergen.training.activation_checkpointing import checkpointed
-from hypergen.training.batch_order import batch_rows, steps_per_epoch
-from hypergen.training.loss import BatchLoss, backward
+from hypergen.training.batch_order import batch_rows, epoch_order, steps_per_epoch
+from hypergen.training.loss import IGNORED, BatchLoss, backward
 from hypergen.training.optimizers import new_optimizers, set_learning_rate
 from hypergen.training.parameters import mark_trained
 from hypergen.training.plan import EpochMetrics, FitResult, Plan, StoppedBy, TrainingHooks
@@ -49,6 +50,7 @@ def hyperfit(
     *,
     label: str = "hyperfit",
     processes: Processes = Processes(),  # noqa: B008 (frozen)
+    loss_mask: Tensor | None = None,
 ) -> FitResult:
     """Train a model in place on a fixed set of sequences.
 
@@ -59,6 +61,7 @@ def hyperfit(
         hooks: the state to continue from, callbacks, and reasons to stop.
         label: of the progress; empty: none is shown.
         processes: those that train together, each with the same arguments; the first one's callbacks count.
+        loss_mask: (N, T), the tokens to predict: loss and accuracy are means over them; None: all but the first.
 
     Raises:
         InputError: more last layers than blocks, or no tokens to predict.
@@ -68,15 +71,17 @@ def hyperfit(
         HypergenError: the updates are rounded away, or one sequence is too much for the memory.
     """
     _check_tokens(tokens, model.context_length)
+    _check_mask(loss_mask, tokens.shape)
     parameters, state = mark_trained(model, plan.last_layers), replace(hooks.state or State())
     if plan.micro_batch_size is not None and not state.micro_batch_size:  # memory has not halved it yet
         state.micro_batch_size = plan.micro_batch_size
     tokens = tokens.to(next(model.parameters()).device)
-    state.precision = processes.broadcast(_resolve_precision(model, tokens, plan, state, label))
+    targets = _targets(tokens, loss_mask)
+    state.precision = processes.broadcast(_resolve_precision(model, tokens, targets, plan, state, label))
     plan = replace(plan, precision=state.precision)
     if plan.precision == "fp32":
         model.float()  # frozen 16-bit weights cannot be mixed with trained ones unless autocast does it
-    features = BatchFeatures(model, tokens, plan, label)
+    features = BatchFeatures(model, tokens, targets, plan, label)
     optimizers = new_optimizers(model, parameters, plan)
     state = restore(parameters, optimizers, state)
     update_check = UpdateCheck(list(parameters.values()))
@@ -91,15 +96,16 @@ def hyperfit(
         checkpointed([*model.blocks], plan.recompute),
         track(label, plan.steps, done=state.step) as advance,
     ):
-        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, tokens.shape, hooks.stop_rule))
+        _, stopped_by = processes.sync_stop(None, _stopped_by(state, plan, features, hooks.stop_rule))
         while stopped_by is None:
             # 1. Select the rows of the batch; the first batch of an epoch starts new sums.
             if state.step % per_epoch == 0:
                 state.epoch_loss, state.epoch_correct = 0.0, 0
-            rows = batch_rows(plan.seed, state.step, count, plan.batch_size).to(tokens.device)
+            rows = batch_rows(plan.seed, state.step, count, plan.batch_size)
+            num_predicted, rows = features.num_predicted(rows), rows.to(tokens.device)
 
             # 2. Forward and backward, on this process's share of the batch, in parts that fit into memory.
-            own = _accumulate_gradients(model, features, processes.shard(rows), len(rows), state)
+            own = _accumulate_gradients(model, features, processes.shard(rows), num_predicted, state)
 
             # 3. All-reduce: every process gets the gradient and the loss of the whole batch.
             step_loss, num_correct = processes.all_reduce_gradients(parameters.values(), own)
@@ -117,19 +123,18 @@ def hyperfit(
 
             # 6. Count, and log the epoch where it ends.
             state.step += 1
-            state.epoch_loss += step_loss * len(rows)
+            state.epoch_loss += step_loss * features.num_sequences(num_predicted)
             state.epoch_correct += int(num_correct)
-            num_predicted = len(rows) * (tokens.shape[1] - 1)
             advance(tokens=num_predicted, loss=step_loss, accuracy=num_correct / num_predicted)
             num_trained += num_predicted
             if state.step % per_epoch == 0:
                 paused = time.perf_counter()
-                hooks.on_epoch(state.step // per_epoch, _epoch_metrics(state, tokens.shape, plan.batch_size))
+                hooks.on_epoch(state.step // per_epoch, _epoch_metrics(state, plan, features))
                 started += time.perf_counter() - paused  # measuring is not training
 
             # 7. Stop where a signal, the plan or a rule says so, and save a checkpoint then and whenever one is due.
             signal, stopped_by = processes.sync_stop(
-                hooks.stop_signal(), _stopped_by(state, plan, tokens.shape, hooks.stop_rule)
+                hooks.stop_signal(), _stopped_by(state, plan, features, hooks.stop_rule)
             )
             is_due = time.perf_counter() - saved >= plan.checkpoint_seconds
             if signal or stopped_by or is_due or (plan.checkpoint_every and state.step % plan.checkpoint_every == 0):
@@ -139,7 +144,7 @@ def hyperfit(
                 raise Interrupted(signal, f"stopped by signal {signal} after step {state.step}; --resume continues")
     seconds = time.perf_counter() - started
     return FitResult(
-        **_epoch_metrics(state, tokens.shape, plan.batch_size)._asdict(),
+        **_epoch_metrics(state, plan, features)._asdict(),
         epochs=state.step // per_epoch,
         steps=state.step,
         stopped_by=stopped_by,
@@ -154,9 +159,10 @@ def hyperfit(
 class BatchFeatures:
     """Compute the last hidden states of sequences by row number, from cached activations where blocks are frozen."""
 
-    def __init__(self, model: TruncatableModel, tokens: Tensor, plan: Plan, label: str = ""):
+    def __init__(self, model: TruncatableModel, tokens: Tensor, targets: Tensor, plan: Plan, label: str = ""):
         """Build the cache for tokens (N, T), where there is something to cache; an empty label shows no progress."""
-        self.model, self.inputs, self.targets = model, tokens[:, :-1], tokens[:, 1:]
+        self.model, self.inputs, self.targets = model, tokens[:, :-1], targets
+        self._num_predicted = (targets != IGNORED).sum(1).cpu()
         self.last_layers, self.precision = plan.last_layers, plan.precision
         with torch.no_grad(), autocast(plan.precision, tokens.device):
             label = label and f"{label}: activation cache"
@@ -169,11 +175,21 @@ class BatchFeatures:
                 return self.model.forward_from(self.cache.rows(rows), self.last_layers)
             return self.model.hidden(self.inputs[rows])
 
+    def num_predicted(self, rows: Tensor) -> int:
+        """Count the targets of sequences `rows` (B,), on the CPU, that the loss counts."""
+        return int(self._num_predicted[rows].sum())
+
+    def num_sequences(self, num_predicted: int) -> float:
+        """Convert targets into sequences: as many as have so many of them without a mask."""
+        return num_predicted / self.targets.shape[1]
+
 
 def _accumulate_gradients(
-    model: TruncatableModel, features: BatchFeatures, rows: Tensor, batch_size: int, state: State
+    model: TruncatableModel, features: BatchFeatures, rows: Tensor, num_predicted: int, state: State
 ) -> BatchLoss:
     """Backpropagate the share of these rows in a batch's mean loss; out of memory, start again in smaller parts.
+
+    The mean is that over the `num_predicted` targets of the whole batch, however they lie in its parts.
 
     The gradient is that of the whole up to rounding, so the recipe stays the same.
     """
@@ -181,8 +197,9 @@ def _accumulate_gradients(
         loss, num_correct = 0.0, 0
         try:
             for part in rows.split(state.micro_batch_size or len(rows)):
-                share = len(part) / batch_size
-                found = backward(model, features(part), features.targets[part], features.precision, share=share)
+                targets = features.targets[part]
+                share = targets.numel() / num_predicted
+                found = backward(model, features(part), targets, features.precision, share=share)
                 loss, num_correct = loss + found.loss, num_correct + found.num_correct
             return BatchLoss(loss, num_correct)
         except torch.OutOfMemoryError as error:
@@ -201,12 +218,12 @@ def _empty_memory_cache() -> None:
 
 
 def _stopped_by(
-    state: State, plan: Plan, shape: torch.Size, stop_rule: Callable[[int], StoppedBy | None]
+    state: State, plan: Plan, features: BatchFeatures, stop_rule: Callable[[int], StoppedBy | None]
 ) -> StoppedBy | None:
-    """Find the reason to stop at this step, on tokens of this shape (N, T); None while the training goes on."""
-    epochs, steps_of_next = divmod(state.step, steps_per_epoch(shape[0], plan.batch_size))
+    """Find the reason to stop at this step; None while the training goes on."""
+    epochs, steps_of_next = divmod(state.step, steps_per_epoch(len(features.targets), plan.batch_size))
     if epochs and not steps_of_next:
-        metrics = _epoch_metrics(state, shape, plan.batch_size)
+        metrics = _epoch_metrics(state, plan, features)
         if metrics.loss <= plan.target_loss:
             return "target_loss"
         if plan.target_accuracy is not None and metrics.accuracy >= plan.target_accuracy:
@@ -216,17 +233,20 @@ def _stopped_by(
     return "epochs" if state.step >= plan.steps else None
 
 
-def _epoch_metrics(state: State, shape: torch.Size, batch_size: int) -> EpochMetrics:
-    """Average over the sequences of the last epoch seen so far, of tokens (N, T); nan before the first step."""
-    count, length = shape
-    steps = state.step and (state.step - 1) % steps_per_epoch(count, batch_size) + 1
-    if not steps:
+def _epoch_metrics(state: State, plan: Plan, features: BatchFeatures) -> EpochMetrics:
+    """Average over the targets of the last epoch seen so far; nan before the first step."""
+    if not state.step:
         return EpochMetrics(math.nan, math.nan)
-    num_seen = min(steps * batch_size, count)
-    return EpochMetrics(state.epoch_loss / num_seen, state.epoch_correct / (num_seen * (length - 1)))
+    count = len(features.targets)
+    epoch, steps = divmod(state.step - 1, steps_per_epoch(count, plan.batch_size))
+    seen = epoch_order(plan.seed, epoch, count)[: (steps + 1) * plan.batch_size]
+    num_seen = features.num_predicted(seen)
+    return EpochMetrics(state.epoch_loss / features.num_sequences(num_seen), state.epoch_correct / num_seen)
 
 
-def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, state: State, label: str) -> Precision:
+def _resolve_precision(
+    model: TruncatableModel, tokens: Tensor, targets: Tensor, plan: Plan, state: State, label: str
+) -> Precision:
     """Take the precision of the plan or of the state that goes on; find it by trial where both leave it open."""
     fixed = state.precision if plan.precision == "auto" else plan.precision
     if fixed != "auto":
@@ -237,10 +257,26 @@ def _resolve_precision(model: TruncatableModel, tokens: Tensor, plan: Plan, stat
     def step(precision: Precision) -> None:
         with autocast(precision, tokens.device):
             hidden = model.hidden(tokens[: plan.batch_size, :-1])
-        backward(model, hidden, tokens[: plan.batch_size, 1:], precision)
+        backward(model, hidden, targets[: plan.batch_size], precision)
         model.zero_grad()
 
     return choose_precision(step, tokens.device, plan.steps, label=label and f"{label}: trial of precisions")
+
+
+def _targets(tokens: Tensor, loss_mask: Tensor | None) -> Tensor:
+    """Take the token after each position: (N, T) -> (N, T - 1), IGNORED where the mask leaves it out."""
+    if loss_mask is None:
+        return tokens[:, 1:]
+    return tokens[:, 1:].masked_fill(~loss_mask[:, 1:].to(tokens.device), IGNORED)
+
+
+def _check_mask(loss_mask: Tensor | None, shape: torch.Size) -> None:
+    if loss_mask is None:
+        return
+    if loss_mask.dtype != torch.bool or loss_mask.shape != shape or not bool(loss_mask[:, 1:].any(1).all()):
+        found = f"{loss_mask.dtype} of shape {tuple(loss_mask.shape)}"
+        allowed = f"truth values {tuple(shape)}, some true behind the first token of each sequence"
+        raise InputError(f"loss mask: {found}; must be {allowed}")
 
 
 def _check_tokens(tokens: Tensor, context_length: int) -> None:

@@ -1,6 +1,7 @@
 """Backpropagate the next-token loss through a chunked head, so that memory does not grow with the vocabulary.
 
-The token accuracy is counted on the same logits, so that it costs no forward pass of its own.
+The token accuracy is counted on the same logits, so that it costs no forward pass of its own. Targets that the loss
+mask leaves out are IGNORED, in both.
 
 With 262,144 ids, the fp32 logits of 16 sequences of 256 tokens alone would take 4 GiB.
 
@@ -21,6 +22,7 @@ from hypergen.modality import Predictor
 from hypergen.training.precision import autocast
 
 CHUNK = 2048  # positions whose logits exist at one time, at most
+IGNORED = -100  # in place of a target that does not count, as in torch and transformers
 MIN_CHUNK = 64  # a smaller product is not worth its call
 CHUNK_BYTES = 4 * 2**20  # of those logits on a CPU: what its caches hold (measured: a third of the time of 32 MiB)
 
@@ -45,9 +47,10 @@ def backward(
     Args:
         model: whose head makes the logits.
         hidden: (B, T, D), with the graph that made them.
-        targets: (B, T) ids, the token after each position.
+        targets: (B, T) ids, the token after each position, or IGNORED.
         precision: of the head; the loss itself is fp32.
-        share: of the batch that these sequences are, where it is computed in parts.
+        share: these B * T positions over the targets that count in the whole batch; without a mask the part of the
+            batch that these sequences are.
     """
     positions, labels = hidden.detach().flatten(0, 1), targets.flatten()
     chunk_size = _chunk_size(model.num_tokens, hidden.device)
@@ -58,7 +61,7 @@ def backward(
             logits = model.head(chunk)
         logits = logits.float()
         num_correct += (argmax(logits.detach()) == chunk_labels).sum()
-        loss = F.cross_entropy(logits, chunk_labels, reduction="sum") / labels.numel() * share
+        loss = F.cross_entropy(logits, chunk_labels, ignore_index=IGNORED, reduction="sum") / labels.numel() * share
         loss.backward()
         gradients.append(chunk.grad)
         total += loss.detach()

@@ -53,7 +53,7 @@ class EpochMetrics(NamedTuple):
     """Hold the training metrics of an epoch, each batch's taken before its step."""
 
     loss: float
-    """Nats per token, the mean over its sequences."""
+    """Nats per token, the mean over all tokens that count."""
     accuracy: float
     """Share of its tokens whose argmax prediction, given the true past, was right, 0 to 1 (arXiv 2602.11149)."""
 

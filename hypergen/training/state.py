@@ -27,9 +27,10 @@ class State:
     step: int = 0
     """Optimizer steps taken."""
     epoch_loss: float = 0.0
-    """Sum over the running epoch, or the one just ended, of loss times sequences."""
+    """Sum over the running epoch, or the one just ended, of loss times sequences (with a loss mask, fractions of them:
+    the tokens that count over those of a sequence)."""
     epoch_correct: int = 0
-    """Tokens of the same sequences whose argmax prediction was right."""
+    """Tokens of the same sequences that count, and whose argmax prediction was right."""
     micro_batch_size: int = 0
     """Sequences per forward pass; 0: the whole batch. Halved when memory runs out."""
     precision: Precision = "auto"

@@ -127,7 +127,7 @@ def test_help_shows_every_flag_and_nothing_else(verb, capsys):
         word.strip(",.│") for word in capsys.readouterr().out.split() if word.startswith("--") and word.strip("-|")
     }
     names = {param.values[2].name for param in options() if param.values[0] == verb} | {"config", "help"}
-    given = "resume mirror json stop-at-end allow-pickle-weights native verify offload pack recompute"
+    given = "resume mirror json stop-at-end allow-pickle-weights native verify offload pack pad chat recompute"
     switches = {f"no-{name}" for name in given.split()}
     assert leave.value.code in (0, None)
     assert {flag(name) for name in names} <= shown <= {flag(name) for name in names | switches}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hypergen.data.rows import LONGEST_NAME, MOST_NAMES, no_field, text_of
+from hypergen.data.rows import LONGEST_NAME, MOST_NAMES, no_field, text_of, value_of
 from hypergen.errors import InputError
 
 
@@ -43,3 +43,11 @@ def test_names_are_few_short_and_harmless():
 def test_what_is_no_text(value, reason):
     with pytest.raises(InputError, match=rf"^row 1: field 'n' {reason}$"):
         text_of("row 1", {"n": value}, "n")
+
+
+def test_the_value_of_a_field_may_be_of_any_type():
+    assert (
+        value_of("x", {"data": {"messages": [1]}}, "data.messages") == [1] and value_of("x", {"n": None}, "n") is None
+    )
+    with pytest.raises(InputError, match=r"^x: has no field 'm' \(--text-field\); it has n$"):
+        value_of("x", {"n": None}, "m")

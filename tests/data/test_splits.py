@@ -5,6 +5,7 @@ import torch
 
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.errors import InputError
+from hypergen.modality import Encoded
 
 SPLIT_OF_8 = [1, 6, 5, 3, 4, 0, 7, 2]  # with seed 0
 
@@ -58,9 +59,11 @@ def test_a_part_is_read_only_where_it_is_asked_for():
 def test_unseen_keeps_order_and_drops_what_is_trained_on():
     training = torch.tensor([[1, 2, 3], [4, 5, 6]])
     held_out = torch.tensor([[7, 8, 9], [4, 5, 6], [1, 2, 4]])
-    assert unseen(held_out, training).tolist() == [[7, 8, 9], [1, 2, 4]]
+    assert unseen(Encoded(held_out), training).tokens.tolist() == [[7, 8, 9], [1, 2, 4]]
+    kept = unseen(Encoded(held_out, held_out > 4), training)
+    assert kept.loss_mask.tolist() == [[True] * 3, [False] * 3] and unseen(Encoded(held_out), training)[1] is None
     with pytest.raises(InputError, match="all 2 sequences are trained on"):
-        unseen(training.flip(0), training)
+        unseen(Encoded(training.flip(0)), training)
 
 
 def test_more_prompts_than_there_are_cannot_be_asked_for():

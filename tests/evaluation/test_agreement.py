@@ -112,3 +112,20 @@ def test_bf16_agreement_counts_sequences(models, phases):
     assert phases() == {}
     bf16_agreement(base, list(tokens), label="compare")
     assert phases() == {"compare": "6/6"}
+
+
+def test_masked_values_by_hand():
+    top, base_top = torch.tensor([[1, 2, 3, 4], [1, 1, 1, 1]]), torch.tensor([[1, 2, 0, 0], [1, 1, 1, 2]])
+    loss_mask = torch.tensor([[False, True, True, True, False], [True, False, False, False, True]])
+    assert agreement_values(top, base_top, loss_mask)["agreement"].mean() == 2 / 4
+    shifts = rank_shift_values(torch.tensor([[1, 2, 9, 50], [70, 80, 90, 4]]), loss_mask)
+    assert shifts["rank_shift"].mean() == (1 + 2 + 9 + 4) / 4
+
+
+def test_choices_after_prompts_of_different_lengths_rank_as_alone(models):
+    base, other, tokens = models
+    prompts = [tokens[0, :3], tokens[1, :7], tokens[2, :5]]
+    completions = generate(base, prompts, 6, DecodingConfig(stop_at_end=False))
+    together = choice_ranks(other, prompts, completions)
+    for prompt, completion, found in zip(prompts, completions, together, strict=True):
+        assert found.equal(choice_ranks(other, prompt[None], completion[None])[0])

@@ -148,3 +148,17 @@ def test_a_search_shows_each_temperature_and_without_a_label_nothing(phases):
     assert next(iter(shown)) == "match, entropy at temperature 1"
     log_probability_change(toy(1), model, tokens, label="bias")
     assert phases() == {"bias": "22/22"}
+
+
+def test_controls_are_calibrated_on_the_tokens_that_count():
+    model, other, tokens = toy(), toy(1), random_tokens()
+    loss_mask = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    loss_mask[:, 5] = True
+    temperature = matching_temperature(model, tokens, 1.0, loss_mask=loss_mask)
+    measured = prediction_values(Adjusted(model, temperature), tokens, loss_mask=loss_mask)["entropy"].mean()
+    assert abs(float(measured) - 1.0) < 1e-3
+    with torch.no_grad():
+        change = other(tokens[:, :-1]).log_softmax(-1) - model(tokens[:, :-1]).log_softmax(-1)
+    found = log_probability_change(other, model, tokens, loss_mask=loss_mask)
+    torch.testing.assert_close(found.float(), change[loss_mask[:, 1:]].mean(0), rtol=1e-3, atol=1e-4)
+    assert not found.equal(log_probability_change(other, model, tokens))

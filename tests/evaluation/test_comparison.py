@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hypergen.config import DecodingConfig
+from hypergen.decoding.loop import generate
 from hypergen.evaluation import comparison as module
 from hypergen.evaluation.baselines import fit_baselines
 from hypergen.evaluation.comparison import Comparison
@@ -231,3 +232,57 @@ def test_describing_shows_progress_and_quick_metrics_do_not(phases):
         **{"other": "10/10", "other: describe": "40/40", "other: rank in the base": "10/10"},
         **{"base": "10/10", "base: describe": "20/20"},
     }
+
+
+# A loss mask.
+
+
+def masked(num_new=4, seed=0, **options):
+    modality = toy(Settings(masked=True))
+    items = numbers(50, Settings())
+    training, held_out = modality.encode_training(items[:30], 30), modality.encode_held_out(items[30:], 20)
+    masks = {"training_mask": training.loss_mask, "held_out_mask": held_out.loss_mask}
+    return Comparison(modality, training.tokens, held_out.tokens, num_new=num_new, seed=seed, **masks, **options)
+
+
+def test_masked_prompts_end_before_what_counts():
+    compare = masked()
+    lengths = [len(prompt) for prompt in compare.prompts]
+    assert lengths == compare.held_out_mask.int().argmax(1).tolist() and len(set(lengths)) > 1
+    assert compare.sizes == f"20 prompts of {min(lengths)} to {max(lengths)} tokens, 4 new tokens each"
+    compare.add("greedy", GREEDY, describe_model=True)
+    compare.add_original("original")
+    assert {tuple(column.shape) for column in compare.columns.values()} == {(20, 4)}
+    for row, prompt, original in zip(compare.held_out, compare.prompts, compare.columns["original"], strict=True):
+        assert row[: len(prompt) + 4].equal(torch.cat([prompt, original]))
+    assert compare.figure().html().count("<tr>") == 17
+    alone = masked()
+    for prompt, completion in zip(compare.prompts[:3], compare.columns["greedy"], strict=False):
+        assert generate(alone.modality.model, [prompt], 4, GREEDY)[0].equal(completion)
+
+
+def test_no_masked_original_where_one_example_is_too_short():
+    compare = masked(num_new=9)
+    compare.add("greedy", GREEDY)
+    assert compare.add_original("original") is None
+
+
+def test_masked_loss_is_that_of_what_counts_and_a_look_repeats_it():
+    compare = masked()
+    values = compare.add("base greedy", GREEDY, describe_model=True)
+    tokens, loss_mask = compare.held_out, compare.held_out_mask
+    with torch.no_grad():
+        losses = -compare.modality.model(tokens)[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)
+    assert values["loss"].mean().item() == pytest.approx(losses[loss_mask[:, 1:]].mean().item(), rel=1e-5)
+    assert compare.initial_metrics("base greedy") == pytest.approx(compare.quick_metrics())
+
+
+def test_masked_padding_is_no_quotation_and_rows_are_judged_by_the_base():
+    modality = toy(Settings(masked=True))
+    compare = masked(base=modality.model)
+    (end,) = modality.end_tokens
+    compare.append("ends", torch.full((20, 4), end))
+    assert compare.records[0]["values"]["overlap_max"]["mean"] == 0  # the filler of the toy is its end token
+    compare.add("other", DecodingConfig(block_citations=3, stop_at_end=False), describe_model=True)
+    assert {"override", "rank_shift", "agreement"} <= compare.records[1]["values"].keys()
+    assert compare.records[1]["values"]["overlap_max"]["mean"] <= 3

@@ -67,3 +67,16 @@ def test_time(num_ids):
     started = time.perf_counter()
     longest_overlap(completions, tokens)
     assert time.perf_counter() - started < 8
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_padding_is_no_quotation(seed):
+    """Masked rows against the search in rows that were cut; prompts count as the rest does."""
+    draw = random.Random(seed)
+    rows = [[draw.randrange(3) for _ in range(9)] for _ in range(4)]
+    lengths = [draw.randrange(1, 10) for _ in rows]
+    loss_mask = torch.tensor([[place == length - 1 for place in range(9)] for length in lengths])
+    completions = [[draw.randrange(4) for _ in range(draw.randrange(1, 14))] for _ in range(5)]
+    found = longest_overlap([torch.tensor(row) for row in completions], torch.tensor(rows), loss_mask)
+    cut = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    assert found.tolist() == [naive_overlap(cut, row) for row in completions]

@@ -96,3 +96,15 @@ def test_refusals_on_predictions():
     for shape in [(0, 4), (2, 1), (2, 6), (4,)]:
         with pytest.raises(InputError, match=r"T from 2 to the model's context of 5"):
             predictions(model, torch.zeros(shape, dtype=torch.long))
+
+
+def test_masked_values_are_those_of_the_tokens_that_count():
+    modality = toy(seed=1)
+    tokens = modality.encode(numbers(10, modality.settings))
+    loss_mask = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    loss_mask[:, 5] = True
+    found = prediction_values(modality.model, tokens, loss_mask=loss_mask, batch_size=3)
+    with torch.no_grad():
+        losses = -modality.model(tokens)[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)
+    assert found["loss"].mean().item() == pytest.approx(losses[loss_mask[:, 1:]].mean().item(), rel=1e-5)
+    assert found["loss"].shape == (10,)

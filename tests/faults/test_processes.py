@@ -3,11 +3,13 @@
 Alone: pytest tests/faults/test_processes.py
 """
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,22 +19,28 @@ from safetensors.torch import load_file
 
 from hypergen import api
 from hypergen.cli import main as cli
+from hypergen.modality import Encoded
 from hypergen.storage import atomic, manifest
 from hypergen.storage.metrics_log import read_metrics
 from tests.conftest import FIT, tree, unless
 from tests.faults.child import ended, join_by_mpi, join_processes, start
 from tests.faults.conftest import SHORT, Fits, some
 from tests.faults.inject import Fault
+from tests.toy.adapter import ToyModality
 
 KILL = signal.SIGKILL
 SECONDS = 60
 
 
-def together(fits, *changes, resume=False, join=join_processes):
-    """Two processes with what happens to each; their outcomes and how long the slower one took after the first end."""
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def together(fits, *changes, resume=False, join=join_processes):
+    """Two processes with what happens to each; their outcomes and how long the slower one took after the first end."""
+    port = free_port()
     logs = [fits.folder / f"log-{rank}" for rank in range(2)]
     begun = [
         start(fits.case(resume=resume, **{"act": partial(join, rank, 2, port)} | changes[rank]), logs[rank])
@@ -62,6 +70,35 @@ def test_two_make_the_steps_of_one(join, tmp_path, toy_base):
     both.result()
 
 
+def masked(join):
+    """Joined, with a loss mask, by which the two shares of a batch have other numbers of tokens that count."""
+    join()
+    real = ToyModality.encode_training
+
+    def encode_training(modality, *arguments, **options):
+        return real(modality.with_settings(replace(modality.settings, masked=True)), *arguments, **options)
+
+    ToyModality.encode_training = encode_training
+
+
+def test_two_make_the_masked_steps_of_one(tmp_path, toy_base):
+    """The mean is over the tokens that count in the whole batch, not a mean of the two processes' means."""
+    both, one = Fits(tmp_path, toy_base, SHORT), Fits(tmp_path, toy_base, SHORT)
+    port = free_port()
+    changes = [{"act": partial(masked, partial(join_processes, rank, 2, port))} for rank in range(2)]
+    outcomes, _ = together(both, *changes)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert one("one", act=partial(masked, os.getpid)).code == 0
+    together_log, alone_log = (read_metrics(tmp_path / name) for name in ("run", "one"))
+    for found, expected in zip(together_log, alone_log, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=0.01)
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "one"))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
+    assert "loss_mask" in load_file(tmp_path / "run" / "training_tokens.safetensors")
+
+
 @pytest.mark.parametrize("copies", some([1, 2], lambda place: place == 1))
 def test_a_signal_to_one_stops_both(copies, tmp_path, toy_base):
     """Also one that a batch system and the launcher both pass on."""
@@ -75,7 +112,8 @@ def test_a_signal_to_one_stops_both(copies, tmp_path, toy_base):
 def other_data(join):
     """Joined, with one item that is not as in the other process."""
     join()
-    api._training_tokens = lambda *arguments, real=api._training_tokens: real(*arguments).flip(0)
+    real = api._training_tokens
+    api._training_tokens = lambda *arguments: Encoded(real(*arguments).tokens.flip(0))
 
 
 def test_two_with_different_data_do_not_train(tmp_path, toy_base):

@@ -71,10 +71,10 @@ def test_a_sequence_is_the_start_token_and_the_codes():
 
 def test_only_chosen_pictures_are_read():
     items = Counting(pictures(6))
-    tokens = base().encode(items, count=2, seed=1)
+    tokens, loss_mask = base().encode_training(items, count=2, seed=1)
     assert len(items.seen) == len(set(items.seen)) == 2
     assert tokens.equal(base().encode([list(items)[row] for row in items.seen]))
-    assert not base().encode(pictures(2), 2, 0).equal(tokens)
+    assert not base().encode_training(pictures(2), 2, 0).tokens.equal(tokens) and loss_mask is None
 
 
 def test_many_pictures_show_progress_and_one_prompt_does_not(phases):
@@ -91,12 +91,12 @@ def test_many_pictures_show_progress_and_one_prompt_does_not(phases):
 
 def test_too_many_samples_names_both_numbers():
     with pytest.raises(InputError, match=r"^--num-samples 7: there are only 6 pictures$"):
-        base().encode(pictures(6), count=7)
+        base().encode_training(pictures(6), count=7)
 
 
 def test_examples_are_as_many_as_there_are():
-    assert len(base().encode_held_out(pictures(3), 64)) == 3
-    assert len(base().encode_held_out(pictures(3), 2)) == 2
+    assert len(base().encode_held_out(pictures(3), 64).tokens) == 3
+    assert len(base().encode_held_out(pictures(3), 2).tokens) == 2
     with pytest.raises(InputError, match="there are none"):
         base().encode_held_out([], 4)
 
@@ -106,7 +106,7 @@ def test_mirrored_pictures_follow_where_everything_is_encoded():
     tokens = mirroring.encode(pictures(3))
     assert len(tokens) == 6
     assert tokens[3:].equal(base("colors").encode([ImageOps.mirror(picture) for picture in pictures(3)]))
-    assert len(mirroring.encode(pictures(3), count=3)) == 3
+    assert len(mirroring.encode_training(pictures(3), count=3).tokens) == 3
 
 
 @pytest.mark.parametrize(("fraction", "length"), [(0, 1), (0.25, 5), (0.5, 9), (0.99, 13)])

@@ -29,6 +29,12 @@ def test_the_record_holds_options_data_and_machine():
     assert json.loads(json.dumps(found)) == found
 
 
+def test_a_loss_mask_is_recorded_where_there_is_one():
+    assert not {"loss_mask_sha256", "counted_tokens"} & facts().keys()
+    found = run_facts(CONFIG, Settings(), TOKENS, torch.device("cpu"), libraries=(), loss_mask=TOKENS > 1)
+    assert found["counted_tokens"] == 3 and found["loss_mask_sha256"] == tensor_sha256(TOKENS > 1)  # 2, 4 and 5
+
+
 def test_the_adapter_says_which_libraries_count():
     assert facts()["versions"].keys() == {"hypergen", "torch", "safetensors", "python"}
     versions = facts(libraries=["numpy"])["versions"]
@@ -72,6 +78,8 @@ def test_settings_are_fixed_as_well_and_named_by_flag():
 def test_other_data_have_another_fingerprint():
     assert data_fingerprint(TOKENS) == data_fingerprint(TOKENS.clone())
     assert data_fingerprint(TOKENS) != data_fingerprint(TOKENS + 1)
+    masks = [None, TOKENS > 1, TOKENS > 2]
+    assert len({str(data_fingerprint(TOKENS, mask)) for mask in masks}) == 3
     assert tensor_sha256(torch.zeros(0)) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from hypergen.errors import InputError
-from hypergen.storage.token_files import checked_ids, stored_tokens
+from hypergen.storage.token_files import checked_ids, save_tokens, stored_loss_mask, stored_tokens
 
 NAME = "tokens.safetensors"
 
@@ -62,3 +62,27 @@ def test_bad_ids(ids, complaint):
 def test_the_ends_of_the_range_and_no_ids_at_all_are_good():
     assert checked_ids("here", torch.tensor([[0, 9]]), 10).tolist() == [[0, 9]]
     assert checked_ids("here", torch.zeros(2, 0, dtype=torch.int32), 10).shape == (2, 0)
+
+
+def test_a_loss_mask_is_kept_beside_the_tokens_and_old_files_have_none(tmp_path):
+    tokens = torch.arange(12).view(4, 3).T  # not contiguous
+    loss_mask = tokens % 2 == 0
+    save_tokens(tmp_path / NAME, tokens, loss_mask)
+    assert stored_tokens(tmp_path, NAME).equal(tokens) and stored_loss_mask(tmp_path, NAME).equal(loss_mask)
+    save_tokens(tmp_path / NAME, tokens)
+    assert stored_tokens(tmp_path, NAME).equal(tokens) and stored_loss_mask(tmp_path, NAME) is None
+
+
+BAD_MASKS = {
+    "numbers": torch.ones(2, 3),
+    "another shape": torch.ones(2, 2, dtype=torch.bool),
+    "nothing counts": torch.tensor([[True] * 3, [False] * 3]),
+}
+
+
+@pytest.mark.parametrize("mask", BAD_MASKS.values(), ids=BAD_MASKS.keys())
+def test_a_bad_mask_is_one_line(mask, tmp_path):
+    save_file({"tokens": torch.ones(2, 3, dtype=torch.int64), "loss_mask": mask}, tmp_path / NAME)
+    with pytest.raises(InputError, match=rf"{NAME}: its loss_mask must be truth values, some true for each") as error:
+        stored_loss_mask(tmp_path, NAME)
+    assert "\n" not in str(error.value)

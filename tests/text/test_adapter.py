@@ -139,7 +139,7 @@ def test_known_words_of_a_base_with_a_list(tmp_path):
 
 def test_sequences_longer_than_the_context():
     with pytest.raises(InputError, match="--sequence-length 65: the model's context is 64 tokens"):
-        tiny.modality(settings=Settings(sequence_length=65)).encode(tiny.TEXTS, count=1)
+        tiny.modality(settings=Settings(sequence_length=65)).encode_training(tiny.TEXTS, count=1)
 
 
 def test_ids_that_the_model_lacks():
@@ -336,3 +336,11 @@ def test_both_libraries_of_a_sentencepiece_model_are_named_together(tmp_path, mo
         "its tokenizer is a sentencepiece model (tokenizer.model), which needs sentencepiece and protobuf "
         "(pip install 'sentencepiece>=0.2' 'protobuf>=4.25')"
     )
+
+
+def test_a_prompt_that_has_its_begin_token_gets_no_second_one():
+    modality = tiny.with_begin_token()
+    expected = modality.encode_prompt("The ferryman").tolist()
+    assert modality.encode_prompt("<s>The ferryman").tolist() == expected
+    assert expected.count(modality.tokenizer.bos_token_id) == 1
+    assert modality.encode_prompt("<s>").tolist() == modality.encode_prompt("").tolist()

@@ -22,6 +22,9 @@ from hypergen.text.sources import SUFFIXES
         ({"text_field": 3}, "--text-field 3: must be text without NUL characters"),
         ({"offload": 1}, "--offload 1: must be true or false"),
         ({"pack": 1}, "--pack 1: must be true or false"),
+        ({"pad": 1}, "--pad 1: must be true or false"),
+        ({"chat": 1}, "--chat 1: must be true or false"),
+        ({"pack": True, "pad": True}, "--pack and --pad: give one of them"),
     ],
     ids=str,
 )

@@ -31,10 +31,10 @@ def test_a_packed_stream_without_end_token_is_the_documents_alone():
 
 def test_drawn_windows():
     modality = tiny.modality()
-    chosen = modality.encode(tiny.TEXTS, count=9, seed=5)
-    assert chosen.shape == (9, 16) and chosen.dtype == torch.long
-    assert torch.equal(chosen, modality.encode(tiny.TEXTS, count=9, seed=5))
-    assert not torch.equal(chosen, modality.encode(tiny.TEXTS, count=9, seed=6))
+    chosen, loss_mask = modality.encode_training(tiny.TEXTS, count=9, seed=5)
+    assert chosen.shape == (9, 16) and chosen.dtype == torch.long and loss_mask is None
+    assert torch.equal(chosen, modality.encode_training(tiny.TEXTS, count=9, seed=5).tokens)
+    assert not torch.equal(chosen, modality.encode_training(tiny.TEXTS, count=9, seed=6).tokens)
     windows = {
         tuple(ids[first : first + 16])
         for ids in tokenize(modality.tokenizer, tiny.TEXTS, special=True)
@@ -53,7 +53,7 @@ def test_no_window_is_drawn_twice():
 
 def test_windows_carry_the_tokenizers_begin_token():
     modality = tiny.with_begin_token()
-    rows = modality.encode(tiny.TEXTS, count=20, seed=0)
+    rows = modality.encode_training(tiny.TEXTS, count=20, seed=0).tokens
     begins = (rows == modality.tokenizer.bos_token_id).nonzero()
     assert len(begins) > 0 and bool((begins[:, 1] == 0).all())  # only the first window of a text has one
     assert len(begins) < 20
@@ -61,29 +61,30 @@ def test_windows_carry_the_tokenizers_begin_token():
 
 def test_too_few_sequences():
     with pytest.raises(InputError) as error:
-        tiny.modality().encode(tiny.TEXTS[:2], count=2000)
+        tiny.modality().encode_training(tiny.TEXTS[:2], count=2000)
     message = str(error.value)
     assert message.startswith("--num-samples 2000: only ") and "\n" not in message
     assert message.endswith(
         "of 16 tokens (--sequence-length) qualify in 2 texts; lower one of the two or give more text"
     )
     with pytest.raises(InputError, match=r"qualify in 3 texts, of which 2 are shorter; lower"):
-        tiny.modality().encode(["a", "b", *tiny.TEXTS[:1]], count=2000)
+        tiny.modality().encode_training(["a", "b", *tiny.TEXTS[:1]], count=2000)
 
 
-@pytest.mark.parametrize("encode", ["encode", "encode_held_out"])
+@pytest.mark.parametrize("encode", ["encode_training", "encode_held_out"])
 def test_documents_that_are_all_too_short(encode):
     with pytest.raises(InputError) as error:
         getattr(tiny.modality(), encode)(["a", "b a b", "b"], count=2)
     said = "--sequence-length 16: all 3 texts are shorter, the longest has 3 tokens; lower it, or join them with --pack"
+    said += ", or fill them up with --pad"
     assert str(error.value).removeprefix("held-out texts: ") == said
 
 
-@pytest.mark.parametrize("encode", ["encode", "encode_held_out"])
+@pytest.mark.parametrize("encode", ["encode_training", "encode_held_out"])
 def test_short_documents_are_packed_on_request(encode):
     modality = tiny.modality(settings=Settings(sequence_length=16, prompt_length=4, pack=True))
     short = [f"{n} times across" for n in range(40)]
-    rows = getattr(modality, encode)(short, count=3)
+    rows = getattr(modality, encode)(short, count=3).tokens
     assert rows.shape == (3, 16) and bool((rows == modality.end_tokens[0]).any(1).all())
     stream = "|".join(modality.decode(row[None])[0] for row in rows)
     assert "times across" in stream
@@ -102,17 +103,17 @@ def test_only_as_many_texts_are_read_as_are_needed():
             Endless.read += 1
             return tiny.TEXTS[index % 4] * 3
 
-    assert tiny.modality().encode(Endless(), count=4).shape == (4, 16)
+    assert tiny.modality().encode_training(Endless(), count=4).tokens.shape == (4, 16)
     assert Endless.read < 500
 
 
 def test_held_out_sequences_are_beginnings():
     modality = tiny.modality()
-    found = modality.encode_held_out(tiny.TEXTS, 5, seed=2)
+    found = modality.encode_held_out(tiny.TEXTS, 5, seed=2).tokens
     beginnings = [tuple(row[:16]) for row in modality.tokenizer(tiny.TEXTS)["input_ids"]]
     assert found.shape == (5, 16) and {tuple(row) for row in found.tolist()} <= set(beginnings)
-    assert torch.equal(found, modality.encode_held_out(tiny.TEXTS, 5, seed=2))
-    more = modality.encode_held_out(["short", *tiny.TEXTS[:3]], 64)
+    assert torch.equal(found, modality.encode_held_out(tiny.TEXTS, 5, seed=2).tokens)
+    more = modality.encode_held_out(["short", *tiny.TEXTS[:3]], 64).tokens
     windows = [len(ids) // 16 for ids in modality.tokenizer(tiny.TEXTS[:3])["input_ids"]]
     assert len(more) == sum(windows) and {tuple(row) for row in more[:3].tolist()} == set(beginnings[:3])
     with pytest.raises(InputError, match="held-out texts: --sequence-length 16: all 2 texts are shorter"):

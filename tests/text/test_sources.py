@@ -19,6 +19,7 @@ from hypergen.data import hub
 from hypergen.errors import InputError
 from hypergen.text import documents, sources
 from hypergen.text.config import SOURCES, Settings
+from hypergen.text.conversations import Conversation, Message, PromptCompletion
 from tests.data.plain import counted
 
 GOOD = b'{"text": "a story"}\n'
@@ -253,3 +254,29 @@ def test_hub_rows(monkeypatch):
     assert asked == [("a/b", "test", True)]
     with pytest.raises(InputError, match="hub:a/b: row 1: field 'id' is a number, not a string"):
         sources.read("hub:a/b", Settings(hub_rows=3, text_field="id"))
+
+
+def test_examples_in_every_format(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"id": 1, "messages": turns, "score": float("nan")}]
+    for name, content in (("a.jsonl", _lines(rows)), ("a.json", json.dumps(rows).encode())):
+        (found,) = _read(tmp_path / name, content)
+        assert found == Conversation((Message("user", "a"), Message("assistant", "b")))
+    pairs = [{"prompt": "a", "completion": "b"}]
+    for name, content in (("b.jsonl", _lines(pairs)), ("b.csv", _csv(pairs))):
+        assert _read(tmp_path / name, content) == [PromptCompletion("a", "b")]
+    assert _refusal(tmp_path / "c.jsonl", _lines([{"prompt": "a", "completion": " "}])) == ": has no text in it"
+    assert _refusal(tmp_path / "d.jsonl", _lines([*pairs, {"messages": "x"}])) == (
+        ":2: field 'messages' is a string, not an array of objects with role and content"
+    )
+
+
+def test_tables_of_examples(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    table = datasets.Dataset.from_list([{"instruction": "a", "input": "c", "output": "b", "id": 1}])
+    table.to_parquet(str(tmp_path / "a.parquet"))
+    table.remove_columns("input").save_to_disk(str(tmp_path / "saved"))
+    assert list(sources.read(str(tmp_path / "a.parquet"), Settings())) == [PromptCompletion("a\n\nc\n\n", "b")]
+    assert list(sources.read(str(tmp_path / "saved"), Settings())) == [PromptCompletion("a\n\n", "b")]

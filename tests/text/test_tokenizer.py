@@ -9,6 +9,7 @@ from hypergen.text.tokenizer import (
     END_OF_TEXT,
     SMALLEST_VOCABULARY_SIZE,
     TEXTS_PER_BATCH,
+    begin_once,
     decode_texts,
     largest_id,
     load_tokenizer,
@@ -86,3 +87,13 @@ def test_pieces_added_later_do_not_count_as_the_vocabulary():
 
 def test_special_tokens_are_not_decoded():
     assert decode_texts(tiny.tokenizer(), [[0, *tiny.tokenizer()("a  b")["input_ids"], 0, 0]]) == ["a  b"]
+
+
+def test_start_tokens_that_a_text_has_already_are_not_put_there_twice():
+    marked = tiny.with_begin_token().tokenizer
+    begin = marked.bos_token_id
+    texts = ["<s>The river", "The river", "<s>", ""]
+    for special, count in ((True, [1, 1, 1, 1]), (False, [1, 0, 1, 0])):
+        found = list(tokenize(marked, texts, special=special))
+        assert [ids.count(begin) for ids in found] == count
+    assert found[0][1:] == found[1] and begin_once([5, 6], [5]) == [5, 6] and begin_once([], [5]) == [5]

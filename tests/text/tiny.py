@@ -119,3 +119,23 @@ def transformers_ids(model: PreTrainedModel, prompt: torch.Tensor, count: int) -
         input_ids=prompt, attention_mask=mask, max_new_tokens=count, do_sample=False, eos_token_id=None
     )
     return whole[:, prompt.shape[1] :].tolist()
+
+
+CHAT_TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}\
+{% endif %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def with_chat_template(settings: Settings = SETTINGS, template: str | None = CHAT_TEMPLATE) -> TextModality:
+    """As models that were tuned to chat: marks of turns, an end token of its own, a template that begins with BOS."""
+    marked = train_tokenizer(TEXTS, NUM_TOKENS)
+    marked.backend_tokenizer.add_special_tokens(["<s>", "<|im_start|>", "<|im_end|>"])
+    begin = marked.convert_tokens_to_ids("<s>")
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+    )
+    marked.bos_token, marked.eos_token, marked.chat_template = "<s>", "<|im_end|>", template
+    return TextModality(TextModel(causal("llama", vocab_size=begin + 3, max_position_embeddings=256)), marked, settings)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
 from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
@@ -81,18 +81,26 @@ class ToyModality:
     def is_item(self, value: object) -> bool:
         return isinstance(value, list) and all(isinstance(number, int) for number in value)
 
-    def encode(self, items: Sequence[Numbers], count: int | None = None, seed: int = 0) -> Tensor:
-        if count is not None:
-            if count > len(items):
-                raise InputError(f"{count} sequences asked for: there are {len(items)}")
-            chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
-            items = [items[index] for index in chosen.tolist()]
+    def encode(self, items: Sequence[Numbers]) -> Tensor:
         length = self.settings.sequence_length
         rows = [([self.start_token, *item] + [self.start_token + 1] * length)[:length] for item in items]
         return torch.tensor(rows, dtype=torch.long).view(len(rows), length)
 
-    def encode_held_out(self, items: Sequence[Numbers], count: int, seed: int = 0) -> Tensor:
-        return self.encode(items, min(count, len(items)), seed)
+    def encode_training(self, items: Sequence[Numbers], count: int, seed: int = 0) -> Encoded:
+        if count > len(items):
+            raise InputError(f"{count} sequences asked for: there are {len(items)}")
+        chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+        items = [items[index] for index in chosen.tolist()]
+        return Encoded(self.encode(items), self._loss_mask(items) if self.settings.masked else None)
+
+    def encode_held_out(self, items: Sequence[Numbers], count: int, seed: int = 0) -> Encoded:
+        return self.encode_training(items, min(count, len(items)), seed)
+
+    def _loss_mask(self, items: Sequence[Numbers]) -> Tensor:
+        """The second half of each item (N, T), behind the start token."""
+        places = torch.arange(self.settings.sequence_length)
+        lengths = torch.tensor([[len(item)] for item in items])
+        return (places > lengths // 2) & (places <= lengths)
 
     def encode_prompt(self, item: Numbers, number: int | None = None) -> Tensor:
         return self.add_start_tokens(torch.tensor([item], dtype=torch.long))[0]
@@ -136,11 +144,12 @@ class ToyModality:
         assert isinstance(model, ToyModel)
         return ToyModality(model, self.settings, self.shape)
 
-    def comparison_figure(self, prompts: Tensor, columns: Mapping[str, Tensor]) -> ToyFigure:
+    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> ToyFigure:
         """An HTML table, one column a title."""
-        columns = {"prompt": prompts, **columns}
-        titles = "".join(f"<th>{escape(title)}</th>" for title in columns)
-        rows = zip(*(self.decode(tokens) for tokens in columns.values()), strict=True)
+        shown = {"prompt": [self.decode(prompt[None])[0] for prompt in prompts]}
+        shown |= {title: self.decode(tokens) for title, tokens in columns.items()}
+        titles = "".join(f"<th>{escape(title)}</th>" for title in shown)
+        rows = zip(*shown.values(), strict=True)
         lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
         return ToyFigure(f"<table><tr>{titles}</tr>{''.join(lines)}</table>")
 
@@ -184,11 +193,12 @@ def card(*, source: str) -> Mapping[str, Any]:
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> ToyModality:
-    """The named base, or what `save` wrote. The saved modulus and length hold; the prompt's length is the caller's."""
+    """The named base, or what `save` wrote. Of the settings, the caller's prompt length and mask hold."""
     if source in NAMED_BASES:
         return toy(settings)
     record = json.loads((Path(source) / "toy.json").read_text())
-    saved = replace(Settings(**record["settings"]), prompt_length=settings.prompt_length)
+    given = {name: getattr(settings, name) for name in ("prompt_length", "masked")}
+    saved = replace(Settings(**record["settings"]), **given)
     model = ToyModel(**record["shape"])
     model.load_state_dict(load_file(Path(source) / "model.safetensors"))
     return ToyModality(model, saved, record["shape"])

@@ -22,6 +22,8 @@ class Settings:
     """Tokens in one training sequence, start token included."""
     prompt_length: int = 4
     """Tokens of a sequence that are its prompt, start token included."""
+    masked: bool = False
+    """The first half of an item is a prompt, whose tokens the loss leaves out, as it does what fills short items up."""
 
 
 def recognizes(config: dict[str, Any]) -> bool:

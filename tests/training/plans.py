@@ -54,11 +54,19 @@ def sequences(count, seed=0):
     return tokens
 
 
-def train(model, tokens, plan, **hooks):
+def random_mask(tokens, seed=0):
+    """A prompt and padding of random lengths; from one token to all but the first count."""
+    count, length = tokens.shape
+    draws = torch.randint(1, length, (2, count, 1), generator=torch.Generator().manual_seed(seed))
+    places = torch.arange(length)
+    return (places >= draws.amin(0)) & (places <= draws.amax(0))
+
+
+def train(model, tokens, plan, loss_mask=None, **hooks):
     """The result, and the mean loss of each epoch by its number."""
     losses = {}
     on_epoch = lambda epoch, metrics: losses.update({epoch: metrics.loss})  # noqa: E731
-    return hyperfit(model, tokens, plan, TrainingHooks(on_epoch=on_epoch, **hooks)), losses
+    return hyperfit(model, tokens, plan, TrainingHooks(on_epoch=on_epoch, **hooks), loss_mask=loss_mask), losses
 
 
 def weights(model):

@@ -14,7 +14,7 @@ from hypergen.errors import DiskError, InputError
 from hypergen.training import activation_cache
 from hypergen.training.activation_cache import ActivationCache
 from tests.toy.model import ToyModel
-from tests.training.plans import new_plan, sequences, toy
+from tests.training.plans import new_plan, random_mask, sequences, toy
 from tests.training.plans import train as train_by_plan
 
 FROM_FILE = torch.from_file
@@ -48,17 +48,17 @@ class BrokenCut(NoCut):
         raise KeyError("a defect")
 
 
-def train(model, last_layers):
+def train(model, last_layers, loss_mask=None):
     """The losses of all epochs, and whether activations were cached."""
     plan = new_plan(steps=15, learning_rate=1e-2, last_layers=last_layers)
-    result, losses = train_by_plan(model, sequences(10), plan)
+    result, losses = train_by_plan(model, sequences(10), plan, loss_mask)
     return list(losses.values()), result.cached
 
 
-def train_uncached(monkeypatch, last_layers):
+def train_uncached(monkeypatch, last_layers, loss_mask=None):
     with monkeypatch.context() as patch:
         patch.setattr(ActivationCache, "build", staticmethod(lambda *_, **__: None))
-        losses, cached = train(toy(), last_layers)
+        losses, cached = train(toy(), last_layers, loss_mask)
     assert not cached
     return losses
 
@@ -69,6 +69,15 @@ def test_cached_training_gives_the_losses_of_uncached(last_layers, monkeypatch):
     assert cached
     assert losses == pytest.approx(train_uncached(monkeypatch, last_layers), rel=LOSS_TOLERANCE)
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("last_layers", [1, 2])
+def test_a_masked_training_is_the_same_with_and_without_the_cache(last_layers, monkeypatch):
+    loss_mask = random_mask(sequences(10))
+    losses, cached = train(toy(), last_layers, loss_mask)
+    assert cached
+    assert losses == pytest.approx(train_uncached(monkeypatch, last_layers, loss_mask), rel=LOSS_TOLERANCE)
+    assert losses != train(toy(), last_layers)[0]
 
 
 def test_cached_states_are_the_inputs_of_the_last_blocks():

@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from hypergen.errors import HypergenError, InputError, Interrupted, NonFiniteError
 from hypergen.runtime import progress
+from hypergen.runtime.distributed import Processes
 from hypergen.training import loop, update_check
 from hypergen.training.batch_order import batch_rows
 from hypergen.training.loop import hyperfit
 from hypergen.training.plan import TrainingHooks
 from hypergen.training.state import State
 from tests.toy.model import ToyModel
-from tests.training.plans import LENGTH, TiedToy, new_plan, same, sequences, toy, train, weights
+from tests.training.plans import LENGTH, TiedToy, new_plan, random_mask, same, sequences, toy, train, weights
 
 # What it reaches.
 
@@ -166,6 +167,115 @@ def test_nothing_to_learn_from(shape):
         train(toy(), torch.zeros(shape, dtype=torch.long), new_plan(steps=3))
 
 
+# A loss mask.
+
+
+def test_the_masked_mean_is_over_the_tokens_that_count_by_hand():
+    """Two sequences with 1 and 3 of them: the mean of four numbers, not of two means."""
+    model, tokens = toy(), sequences(2)
+    loss_mask = torch.zeros(2, LENGTH, dtype=torch.bool)
+    loss_mask[0, 5], loss_mask[1, 2:5] = True, True
+    with torch.no_grad():
+        logits = model(tokens)
+    losses = [-logits[row, place - 1].log_softmax(-1)[tokens[row, place]].item() for row, place in loss_mask.nonzero()]
+    right = [int(logits[row, place - 1].argmax() == tokens[row, place]) for row, place in loss_mask.nonzero()]
+    for changes in ({}, {"micro_batch_size": 1}, {"batch_size": 1}, {"last_layers": 1}):
+        plan = new_plan(steps=4 if "batch_size" in changes else 2, learning_rate=1e-9, **changes)
+        result, means = train(toy(), tokens, plan, loss_mask)
+        assert means == pytest.approx({1: sum(losses) / 4, 2: sum(losses) / 4}, rel=1e-5)
+        assert result.accuracy == sum(right) / 4
+
+
+def test_a_masked_training_is_torch_s_with_ignored_labels():
+    model, plain, tokens = toy(), toy(), sequences(10)
+    loss_mask = random_mask(tokens)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0)
+    labels = tokens[:, 1:].masked_fill(~loss_mask[:, 1:], -100)
+    for step in range(9):
+        rows = batch_rows(0, step, 10, 4)
+        optimizer.zero_grad()
+        functional.cross_entropy(plain(tokens[rows, :-1]).flatten(0, 1), labels[rows].flatten()).backward()
+        optimizer.step()
+    train(model, tokens, new_plan(steps=9, learning_rate=1e-2), loss_mask)
+    torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_of_everything_changes_no_bit():
+    plain, masked, tokens = toy(), toy(), sequences(10)
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    assert train(plain, tokens, new_plan(steps=8))[1] == train(masked, tokens, new_plan(steps=8), everything)[1]
+    assert same(weights(plain), weights(masked))
+
+
+def test_padding_changes_nothing():
+    """Padding behind the last token that counts, whatever ids fill it."""
+    one, other, tokens = toy(), toy(), sequences(10)
+    loss_mask = random_mask(tokens)
+    padding = loss_mask.int().flip(1).cummax(1).values.flip(1) == 0
+    expected = train(one, tokens, new_plan(steps=8), loss_mask)[1]
+    assert train(other, tokens.masked_fill(padding, 3), new_plan(steps=8), loss_mask)[1] == pytest.approx(expected)
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_masked_batch_add_up():
+    whole, parts, tokens = toy(), toy(), sequences(11)
+    loss_mask = random_mask(tokens)
+    expected = train(whole, tokens, new_plan(steps=9), loss_mask)[1]
+    assert train(parts, tokens, new_plan(steps=9, micro_batch_size=1), loss_mask)[1] == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_shards_of_a_masked_batch_add_up():
+    """Two processes whose shards have other numbers of tokens that count: losses, and gradients, are summed."""
+    tokens, plan = sequences(4), new_plan(steps=1, batch_size=4, learning_rate=1e-9)
+    loss_mask, model = random_mask(tokens), toy()
+    features = loop.BatchFeatures(model, tokens, loop._targets(tokens, loss_mask), plan)
+    rows = torch.arange(4)
+    shards = [
+        loop._accumulate_gradients(
+            model, features, Processes(rank, 2).shard(rows), features.num_predicted(rows), State()
+        )
+        for rank in range(2)
+    ]
+    both = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    whole = loop._accumulate_gradients(model, features, rows, features.num_predicted(rows), State())
+    assert sum(shard.loss for shard in shards) == pytest.approx(whole.loss, rel=1e-5)
+    assert sum(shard.num_correct for shard in shards) == whole.num_correct
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(both[name], weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_less_than_a_masked_epoch_has_the_mean_of_what_was_seen():
+    model, tokens = toy(), sequences(10)
+    loss_mask, rows = random_mask(tokens), batch_rows(0, 0, 10, 4)
+    labels = tokens[:, 1:].masked_fill(~loss_mask[:, 1:], -100)[rows]
+    expected = functional.cross_entropy(model(tokens[rows])[:, :-1].flatten(0, 1), labels.flatten()).item()
+    result, _ = train(model, tokens, new_plan(steps=1), loss_mask)
+    assert result.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_what_counts_is_learned_to_the_target():
+    model, tokens = toy(width=32), sequences(16)
+    loss_mask = random_mask(tokens)
+    plan = new_plan(steps=800, learning_rate=5e-3, target_accuracy=1.0)
+    result, _ = train(model, tokens, plan, loss_mask)
+    right = model(tokens)[:, :-1].argmax(-1) == tokens[:, 1:]
+    assert result.stopped_by == "target_accuracy" and bool(right[loss_mask[:, 1:]].all())
+    assert float(right[~loss_mask[:, 1:]].double().mean()) < 0.7
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    tokens = sequences(2)
+    first = torch.zeros(2, LENGTH, dtype=torch.bool)
+    first[:, 0] = True
+    for loss_mask in (first, torch.ones(2, 3, dtype=torch.bool), torch.ones(2, LENGTH)):
+        with pytest.raises(InputError, match=r"^loss mask: torch\.\w+ of shape .* some true behind the first token"):
+            train(toy(), tokens, new_plan(), loss_mask)
+
+
 # Exactness.
 
 
@@ -179,7 +289,7 @@ def test_repeating_gives_the_same_bits(pretraining):
     assert not same(weights(first), weights(other))
 
 
-def stop_and_resume(tokens, plan, after, path, kind=ToyModel, device="cpu"):
+def stop_and_resume(tokens, plan, after, path, kind=ToyModel, device="cpu", loss_mask=None):
     """Interrupted after some steps, its state on disk, and continued by another model in another state."""
     saved, losses, first = [], {}, toy(kind).to(device)
 
@@ -198,12 +308,13 @@ def stop_and_resume(tokens, plan, after, path, kind=ToyModel, device="cpu"):
                 on_checkpoint=save,
                 stop_signal=lambda: 15 if next(polls) == after else None,
             ),
+            loss_mask=loss_mask,
         )
     assert stopped.value.exit_code == 143
     state = State(**saved[-1], tensors=load_file(path))
     second = toy(kind, seed=5).to(device)
     second.load_state_dict(toy(kind).state_dict())  # the frozen part is the base's
-    result, more = train(second, tokens, plan, state=state)
+    result, more = train(second, tokens, plan, loss_mask, state=state)
     assert {name: getattr(state, name) for name in saved[-1]} == saved[-1]  # the caller's state is left alone
     return second, result, losses | more
 
@@ -220,6 +331,17 @@ def test_stopped_and_resumed_gives_the_same_bits(kind, changes, after, tmp_path)
     assert losses == expected_losses
     assert (result.loss, result.accuracy) == (expected.loss, expected.accuracy)
     assert (result.epochs, result.steps) == (expected.epochs, expected.steps)
+
+
+@pytest.mark.parametrize("after", [1, 5, 6, 12])
+def test_a_masked_training_resumes_with_the_same_bits(after, tmp_path):
+    tokens, plan, whole = sequences(10), new_plan(steps=12), toy()
+    loss_mask = random_mask(tokens)
+    expected, expected_losses = train(whole, tokens, plan, loss_mask)
+    path = tmp_path / "state.safetensors"
+    model, result, losses = stop_and_resume(tokens, plan, after, path, loss_mask=loss_mask)
+    assert same(weights(model), weights(whole)) and losses == expected_losses
+    assert (result.loss, result.accuracy) == (expected.loss, expected.accuracy)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from hypergen.training import loss as loss_module
 from hypergen.training.loss import backward
 from hypergen.training.precision import autocast
 from tests.toy.model import ToyModel
-from tests.training.plans import LENGTH, TiedToy, new_plan, sequences, toy, train
+from tests.training.plans import LENGTH, TiedToy, new_plan, random_mask, sequences, toy, train
 
 
 @pytest.mark.parametrize("kind", [ToyModel, TiedToy])
@@ -24,6 +24,24 @@ def test_backward_equals_plain_autograd(kind, chunk, monkeypatch):
     assert loss.loss == pytest.approx(expected.item(), rel=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_ignored_targets_count_in_neither_loss_nor_accuracy(chunk, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    model, tokens = toy(), sequences(5)
+    targets = tokens[:, 1:].masked_fill(~random_mask(tokens)[:, 1:], loss_module.IGNORED)
+    count = int((targets != loss_module.IGNORED).sum())
+    logits = model(tokens[:, :-1])
+    expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    expected.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    found = backward(model, model.hidden(tokens[:, :-1]), targets, share=targets.numel() / count)
+    assert found.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert found.num_correct == int((logits.argmax(-1) == targets).sum())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def without_accuracy(model, hidden, targets, precision, chunk_size):
