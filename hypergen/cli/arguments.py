@@ -101,7 +101,7 @@ def _split(
     verb: str, arguments: Sequence[str], known: Mapping[str, Takes]
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each option's name, how it stands there, and its values; what belongs to none has an empty name."""
-    waiting, last = list(arguments), ""
+    waiting, empty = list(arguments), ""  # the option before, where it still lacks a value
     while waiting:
         argument = waiting.pop(0)
         if not FLAG.fullmatch(argument):
@@ -110,12 +110,15 @@ def _split(
         spelled, has_value, value = argument.partition("=")
         (name,) = typed_flags([spelled])
         if name not in known:
-            raise InputError(_unknown(verb, spelled, known, last))
-        last, takes = name, known[name]
+            raise InputError(_unknown(verb, spelled, known, empty))
+        takes = known[name]
         if has_value:
             yield name, [spelled] if takes == "values" else [argument], [value] if takes == "values" else []
-        else:
-            yield name, [argument], _taken(waiting, {"nothing": 0, "one value": 1, "values": len(waiting)}[takes])
+            empty = ""
+            continue
+        values = _taken(waiting, {"nothing": 0, "one value": 1, "values": len(waiting)}[takes])
+        empty = "" if values or takes == "nothing" else name
+        yield name, [argument], values
 
 
 def _taken(waiting: list[str], most: int) -> list[str]:
@@ -142,13 +145,11 @@ def unveil(command: Any) -> Any:
     return command.removeprefix(VEIL) if isinstance(command, str) and command.startswith(VEIL) else command
 
 
-def _unknown(verb: str, name: str, known: Mapping[str, Takes], last: str) -> str:
-    """Name an unknown option, the nearest known one, and how a value that looks like an option is given."""
+def _unknown(verb: str, name: str, known: Mapping[str, Takes], empty: str) -> str:
+    """Name an unknown option, the nearest known one, and how it is given as the value that the one before lacks."""
     near = [f"; did you mean {one}?" for one in difflib.get_close_matches(name, known, 1)]
-    as_value = (
-        [f"; as a value of {last} it is written {last}={name}"] if known.get(last, "nothing") != "nothing" else []
-    )
-    return f"{name}: unknown option of {verb}{''.join(near or as_value)}"
+    as_value = f"; as a value of {empty} it is written {empty}={name}" if empty else ""
+    return f"{name}: unknown option of {verb}{''.join(near)}{as_value}"
 
 
 def one_line(box: str) -> str:

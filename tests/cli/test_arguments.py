@@ -117,10 +117,11 @@ def test_a_value_that_looks_like_an_option_is_taken_as_the_value(value, written)
 
 
 def test_a_value_that_could_be_an_option_is_given_with_an_equals_sign():
-    with pytest.raises(
-        InputError, match=r"^--chapter: unknown option of generate; as a value of --prompt it is written"
-    ):
+    hints = r"did you mean --chat\?; as a value of --prompt it is written --prompt=--chapter$"
+    with pytest.raises(InputError, match=rf"^--chapter: unknown option of generate; {hints}"):
         parse(["generate", "RUN", "--prompt", "--chapter"])
+    with pytest.raises(InputError, match=r"^--verbose: unknown option of generate$"):
+        parse(["generate", "RUN", "--seed=1", "--prompt", "a", "--verbose"])
     typed = ["--prompt=--chapter", "--prompt=--seed", "--prompt=a=b"]
     assert parse(["generate", "RUN", *typed]).generate.prompt == ("--chapter", "--seed", "a=b")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hypergen.storage import manifest
-from tests.conftest import tree
+from tests.conftest import tree, unless
 from tests.faults.child import Case, execute
 from tests.faults.inject import WRITING, Fault
 
@@ -47,7 +47,8 @@ class Fits:
         self.log = folder / "log"
 
     def case(self, name="run", *, resume=False, **changes):
-        arguments = ["fit", "--model", self.base, *OPTIONS.split(), *self.extra, "--output", str(self.folder / name)]
+        options = [*unless(self.extra, OPTIONS.split()), *self.extra]
+        arguments = ["fit", "--model", self.base, *options, "--output", str(self.folder / name)]
         case = Case(arguments=[*arguments, "--resume"] if resume else arguments)
         return replace(case, final_state=str(self.folder / f"{name}.state"), **changes)
 
