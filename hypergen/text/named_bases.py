@@ -63,9 +63,9 @@ NAMED_BASES = {
             "fit": {
                 data: {
                     "num_samples": 256,
-                    "epochs": 14,
-                    "learning_rate": 1e-4,
-                    "batch_size": 8,
+                    "epochs": 9,
+                    "learning_rate": 2e-4,
+                    "batch_size": 4,
                     "last_layers": 10,
                     "sequence_length": 128,
                 }
@@ -90,11 +90,11 @@ NAMED_BASES = {
             # Starting points, not yet chosen over seeds.
             "fit": {
                 data: {
-                    "num_samples": 256,
-                    "epochs": 10,
-                    "learning_rate": 1e-4,
-                    "batch_size": 8,
-                    "last_layers": 4,
+                    "num_samples": 128,
+                    "epochs": 8,
+                    "learning_rate": 2e-4,
+                    "batch_size": 4,
+                    "last_layers": 6,
                     "sequence_length": 128,
                 }
                 for data in ("self", "data")
