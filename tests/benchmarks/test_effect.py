@@ -1,6 +1,7 @@
 """The record of effects, and its tables. Alone: pytest tests/benchmarks/test_effect.py"""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ effect = load("effect")
 
 def test_the_page_has_the_tables_of_the_committed_records():
     assert effect.tables(RECORDS) in (FOLDER / "README.md").read_text()
+
+
+def test_the_readme_has_only_lines_of_the_records():
+    shown = [
+        line for line in (FOLDER.parent / "README.md").read_text().splitlines() if re.match(r"\| .*; [\d, ]+ \|", line)
+    ]
+    assert len(shown) > 12 and not set(shown) - set(effect.tables(RECORDS).splitlines())
 
 
 def test_one_seed_shows_its_interval_and_several_their_range():
