@@ -63,9 +63,17 @@ def _measure(run: Run, before: Modality, judge: Modality, texts: Path, seed: int
     compare.add_original(baselines.ORIGINAL)
 
     # 3. How each row's texts read to the other model.
-    prompts = before.decode(compare.prompts)
-    completions = {name: before.render(list(compare.prompts), ids) for name, ids in compare.columns.items()}
-    for row in compare.records:
-        row["values"] |= summaries({"judge_loss": loss_under(judge, prompts, completions[row["name"]])}, seed)
+    prompts, completions = add_judge_loss(compare, judge)
     shown = {name: rendered[:NUM_TEXTS] for name, rendered in completions.items()}
     return {"rows": compare.records, "completions": {"prompts": prompts[:NUM_TEXTS], **shown}}
+
+
+def add_judge_loss(compare: Comparison, judge: Modality) -> tuple[list[str], dict[str, list[str]]]:
+    """Add `judge_loss` to each row's record, and return the texts of the prompts and, by row, of the completions."""
+    modality = compare.modality
+    prompts = [modality.decode(prompt[None])[0] for prompt in compare.prompts]
+    completions = {name: modality.render(list(compare.prompts), ids) for name, ids in compare.columns.items()}
+    for row in compare.records:
+        losses = loss_under(judge, prompts, completions[row["name"]])
+        row["values"] |= summaries({"judge_loss": losses}, compare.seed)
+    return prompts, completions
