@@ -39,22 +39,14 @@ FIT = ["--sequence-length", "24", "--prompt-length", "12", "--num-samples", "8",
 FIT += ["--learning-rate", "1e-3", "--last-layers", "2", "--held-out-samples", "4", "--measure-every", "0"]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rows = [{"text": f"The ferryman rowed {n} times across the river and {n * 7} times back again."} for n in range(24)]
-    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return str(folder / "texts.jsonl")
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request, data, tmp_path_factory):
+def family(request, text_data, tmp_path_factory):
     """Its name, and the run of a base that transformers has saved."""
     kind, changes = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(kind)
     tiny.causal(kind, **changes).save_pretrained(folder / "base")
     tiny.tokenizer().save_pretrained(folder / "base")
-    arguments = ["fit", "--model", str(folder / "base"), "--data", data, "--output", str(folder / "run")]
+    arguments = ["fit", "--model", str(folder / "base"), "--data", text_data, "--output", str(folder / "run")]
     assert cli.main([*arguments, "--device", "cpu", *FIT]) == 0
     return request.param, folder / "run"
 
