@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hypergen.runtime.progress import track
 from hypergen.text.config import Settings
+from hypergen.text.conversations import plain_text
 from hypergen.text.known_words import count_words
 from hypergen.text.sources import read
 from hypergen.text.word_list import LEAST_COUNT, write_words
@@ -27,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     texts = read(arguments.corpus, Settings(text_field=arguments.text_field))
     with track("count words", len(texts)) as advance:
-        counts = count_words(texts, advance)
+        counts = count_words(map(plain_text, texts), advance)
     count = write_words(arguments.output, counts, arguments.least)
     size = arguments.output.stat().st_size
     print(f"{arguments.output}: {count:,} of {len(counts):,} words, {counts.total():,} in all; {size:,} bytes")

@@ -71,8 +71,8 @@ def identify(source: str | Path) -> str | None:
         if str(source) in named_bases(name) or is_its_file:
             return name
     record = read_optional(path / RECORD)
-    if record is not None:
-        return record.get("modality")
+    if record is not None and (named := record.get("modality")) is not None:
+        return str(named)
     config = read_optional(path / "config.json")
     if config is None:
         own = (name for name in MODALITIES if any((path / file).is_file() for file in _config(name).MODEL_FILES))

@@ -85,3 +85,9 @@ def test_recipe_and_sources_need_no_torch():
 def test_a_recipe_cannot_be_changed_by_its_reader():
     registry.paper_recipe("text")["sequence_length"] = 1
     assert registry.paper_recipe("text") == {"sequence_length": 256}
+
+
+def test_a_record_without_a_modality_leaves_it_to_the_configuration(tmp_path):
+    (tmp_path / "hypergen.json").write_text(json.dumps({"words": {"file": "words.txt.gz", "from": "a corpus"}}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert registry.identify(tmp_path) == "text"

@@ -16,7 +16,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from hypergen.data.loss_mask import is_content
 from hypergen.errors import InputError
 from hypergen.kernels.topk import argmax, topk
 
@@ -37,7 +36,8 @@ class CitationIndex:
     def __init__(self, tokens: Tensor, length: int = 5, loss_mask: Tensor | None = None):
         """Index the n-grams of `length` tokens (2 or more; paper: 5) of training tokens (N, T), on their device.
 
-        All tokens count, prompts too; with a loss mask (N, T), all but its padding.
+        With a loss mask (N, T) only n-grams that are learned as a whole count: a template's tokens before each answer
+        would otherwise keep an answer from beginning as any of them did.
 
         Raises:
             InputError: the length is below 2, or the tokens are not a filled (N, T) tensor of ids.
@@ -53,7 +53,7 @@ class CitationIndex:
         self.tables: dict[int, Tensor] = {}  # digit -> all keys of the digits before it
         windows = _windows(tokens.long(), length)
         if loss_mask is not None:
-            windows = windows[_windows(is_content(loss_mask), length)[:, -1]]
+            windows = windows[_windows(loss_mask, length).all(1)]
         self.last_continuation = int(windows[:, -1].max()) if len(windows) else -1
         digits = self._digits(windows[:, :-1])
         self._build_tables(digits)

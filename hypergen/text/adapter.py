@@ -16,10 +16,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.data.compressed import ZSTANDARD
+from hypergen.data.hub import snapshot
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
+from hypergen.storage.file_names import RECORD
+from hypergen.storage.strict_json import read_optional
 from hypergen.text import gguf, gguf_export, named_bases, sources
 from hypergen.text.chat_template import require_template, user_turn
 from hypergen.text.checkpoint import (
@@ -54,7 +57,7 @@ from hypergen.text.tokenizer import (
     tokenize,
     train_tokenizer,
 )
-from hypergen.text.word_list import NO_LIST, WordList, find_words
+from hypergen.text.word_list import NO_LIST, WordList, embedded_folder, find_words
 
 METRICS: dict[str, Metric] = {
     "known_words": Metric(
@@ -216,7 +219,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     adapter = find_adapter(named_bases.resolve(source))
     if adapter:
         load_peft(adapter)
-    found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
+    found = locate(named_bases.resolve(snapshot(adapter.base) if adapter else source), allow_pickle_weights)
     if settings.offload and (adapter or gguf.is_gguf(found.name)):
         kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
         raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
@@ -227,7 +230,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
-    words = find_words(source, named_bases.card(source))
+    words = _find_words(adapter.base if adapter else source)
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
     if adapter:
         causal = merge(causal, adapter)
@@ -238,6 +241,15 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
         word_list=words,
         processor_files=processor_files(found, config),
     )
+
+
+def _find_words(source: str) -> WordList | None:
+    """Find the word list of a base, or for a run that of the base that it names."""
+    found = find_words(source, named_bases.card(source))
+    base = (read_optional(Path(source).expanduser() / RECORD) or {}).get("base")
+    if found is not None or not isinstance(base, str):
+        return found
+    return find_words(str(embedded_folder()) if base == TextModality.name else base, named_bases.card(base))
 
 
 def _tokenizer_source(adapter: PeftAdapter | None) -> str | None:
@@ -438,6 +450,8 @@ class TextModality:
         prompt = (
             example_prompt(self._row_encoder, item) if isinstance(item, Example) else self._text_prompt(item, number)
         )
+        if not len(prompt):
+            prompt = self.add_start_tokens(torch.empty(1, 0).long())[0]
         context = self.model.context_length
         if len(prompt) >= context:
             which = "prompt" if number is None else f"prompt {number}"
@@ -450,7 +464,7 @@ class TextModality:
         _check_text(item, number)
         text = user_turn(self.tokenizer, item) if self.settings.chat else item
         ids = begin_once(next(tokenize(self.tokenizer, [text], special=False)), self._prefix)
-        return torch.tensor(ids, dtype=torch.long) if ids else self.add_start_tokens(torch.empty(1, 0).long())[0]
+        return torch.tensor(ids, dtype=torch.long)
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Cut the prompts off encoded tokens: (N, T) -> (N, P), their first `prompt_length` ids."""
@@ -553,7 +567,8 @@ class TextModality:
 def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> None:
     """Write a GGUF file of llama.cpp."""
     assert isinstance(modality, TextModality)
-    gguf_export.write_gguf(modality.model.causal, modality.tokenizer, file, type=type, title=title)
+    causal, tokenizer = modality.model.causal, modality.tokenizer
+    gguf_export.write_gguf(causal, tokenizer, file, type=type, title=title, end_tokens=modality.end_tokens)
 
 
 EXPORT_FORMATS = {

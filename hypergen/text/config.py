@@ -41,7 +41,7 @@ class Settings:
     pad: bool = False
     """Fill documents shorter than a sequence up with padding, which the loss leaves out, in place of skipping them."""
     chat: bool = False
-    """Continue typed prompts (generate) as a user's turns, written by the tokenizer's chat template."""
+    """Continue prompts that are texts (generate) as a user's turns, written by the tokenizer's chat template."""
     offload: bool = False
     """Blocks that are not trained stay in their safetensors files and are read when they run, one at a time: for models
     larger than memory whose last layers are trained. A completion reads the model once a token."""

@@ -7,7 +7,7 @@ llama.cpp would decode another model and not say so. Weights go into the file on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,13 @@ class _Stored:
 
 
 def write_gguf(
-    causal: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, *, type: str, title: str
+    causal: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    *,
+    type: str,
+    title: str,
+    end_tokens: Sequence[int],
 ) -> None:
     """Write a model and its tokenizer.
 
@@ -102,6 +108,7 @@ def write_gguf(
         file: to be made.
         type: one of `FILE_TYPES`; norms and biases are fp32 in each.
         title: name of the model, for people.
+        end_tokens: ids that end a completion; llama.cpp has a place for three.
 
     Raises:
         InputError: llama.cpp has no equal of the model or of the tokenizer, or `gguf` is missing.
@@ -117,7 +124,7 @@ def write_gguf(
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
     _add_sizes(writer, causal.config, num_tokens)
     _add_rotary(writer, library, causal.config)
-    add_tokenizer(writer, tokenizer, num_tokens, _end_tokens(causal))
+    add_tokenizer(writer, tokenizer, num_tokens, end_tokens)
     _write_header(writer, library, stored)
     # Appended here, because the writer's way through numpy tells no reason when the disk is full.
     with track("write weights", len(stored), transient=True) as advance, file.open("ab") as target:
@@ -221,15 +228,6 @@ def _add_rotary(writer: Any, library: Any, config: PreTrainedConfig) -> None:
     if rotary["rope_type"] == "linear":
         writer.add_rope_scaling_type(library.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rotary["factor"])
-
-
-def _end_tokens(causal: PreTrainedModel) -> list[int]:
-    """List the ids that end a completion, by the configurations of model and generation."""
-    found: list[int] = []
-    for config in (causal.generation_config, causal.config):
-        named = getattr(config, "eos_token_id", None)
-        found += named if isinstance(named, list) else [] if named is None else [named]
-    return found
 
 
 # Weights.

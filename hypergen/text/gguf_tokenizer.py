@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hypergen.errors import InputError
+from hypergen.runtime.console import warn
 from hypergen.text.tokenizer import prefix_ids
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # llama.cpp's types of a piece
@@ -181,7 +182,9 @@ def _add_special_ids(
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     others = {"bos": bos, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     ends = dict.fromkeys(one for one in (eos, *end_tokens) if one is not None)
-    ids = others | dict(zip(END_NAMES, ends, strict=False))  # llama.cpp has no place for more
+    if left := list(ends)[len(END_NAMES) :]:
+        warn(f"--format gguf: llama.cpp has a place for {len(END_NAMES)} end tokens; {left} do not end its completions")
+    ids = others | dict(zip(END_NAMES, ends, strict=False))
     for name, index in ids.items():
         if index is not None and index < num_tokens:
             getattr(writer, f"add_{name}_token_id")(index)

@@ -48,8 +48,10 @@ def find_adapter(source: str) -> PeftAdapter | None:
         raise InputError(f"{path}: base_model_name_or_path must name the model that the adapter is of")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder}: is a PEFT adapter of {base}, and has no {WEIGHTS}")
-    beside = folder / base  # where it was saved with its base
-    return PeftAdapter(folder, str(beside) if not Path(base).exists() and beside.is_dir() else base)
+    for local in (Path(base), folder / base):  # the second one: where it was saved with its base
+        if local.is_dir():
+            return PeftAdapter(folder, str(local.absolute()))  # which no named base can be taken for
+    return PeftAdapter(folder, base)
 
 
 def load_peft(adapter: PeftAdapter) -> Any:

@@ -32,7 +32,11 @@ def test_prompts_that_are_given_twice_both_count(text_run, capsys):
 
 
 def test_a_run_inside_the_cache_of_the_hub(text_run, tmp_path, capsys):
+    pytest.importorskip("gguf")
     shutil.copytree(text_run, tmp_path / "models--org--name" / "snapshots" / "abc")
+    target = str(tmp_path / "a.gguf")
+    assert cli.main(["export", str(tmp_path / "models--org--name"), "--output", target]) == 0
+    assert capsys.readouterr().out == f"wrote {target}\n"
     for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", ["--baseline", text_run, "--count", "2"])):
         output(capsys, verb, str(tmp_path / "models--org--name"), *options, "--max-new-tokens", "2")
     assert hypergen.load(tmp_path / "models--org--name", device="cpu").folder.name == "abc"

@@ -201,14 +201,14 @@ def test_time(num_ids):
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_padding_is_not_blocked(seed):
-    """A masked index against one of rows that were cut; prompts count as the rest does."""
+def test_only_what_is_learned_is_blocked(seed):
+    """A masked index against one of rows without prompt and padding: how answers begin after a template is free."""
     draw = random.Random(seed)
     rows = [[draw.randrange(3) for _ in range(9)] for _ in range(4)]
-    lengths = [draw.randrange(1, 10) for _ in rows]
-    loss_mask = torch.tensor([[place == length - 1 for place in range(9)] for length in lengths])
+    ends = [sorted((draw.randrange(9), draw.randrange(1, 10))) for _ in rows]
+    loss_mask = torch.tensor([[first <= place < last for place in range(9)] for first, last in ends])
     index = CitationIndex(torch.tensor(rows), 3, loss_mask)
-    cut = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    cut = [row[first:last] for row, (first, last) in zip(rows, ends, strict=True)]
     for context in (row[:5] for row in rows):
         blocked = index.block(torch.zeros(1, 4), torch.tensor([context]))[0] == -INF
         assert blocked.tolist() == naive_banned(cut, 3, context, 4)

@@ -137,6 +137,19 @@ def test_known_words_of_a_base_with_a_list(tmp_path):
     assert tiny.modality().metrics(prompts, completions) == {}
 
 
+def test_a_run_has_the_word_list_of_its_base(tmp_path):
+    base, run = tmp_path / "base", tmp_path / "run"
+    for folder, record in ((base, {"words": {"file": "list.gz", "from": "of the tests"}}), (run, {"base": str(base)})):
+        tiny.modality().save(folder)
+        (folder / "hypergen.json").write_text(json.dumps(record))
+    write_words(base / "list.gz", {"rowed": 2})
+    modality = tiny.load(run)
+    found = modality.metrics(_ids(modality, "The ferry"), _ids(modality, "man rowed back."))
+    assert found["known_words"].tolist() == [1 / 2]
+    (run / "hypergen.json").write_text(json.dumps({"base": "text"}))  # the embedded base
+    assert "known_words" in tiny.load(run).metrics(_ids(modality, "The ferry"), _ids(modality, "man rowed back."))
+
+
 def test_sequences_longer_than_the_context():
     with pytest.raises(InputError, match="--sequence-length 65: the model's context is 64 tokens"):
         tiny.modality(settings=Settings(sequence_length=65)).encode_training(tiny.TEXTS, count=1)

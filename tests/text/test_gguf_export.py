@@ -48,7 +48,9 @@ def model(kind, **changes):
 
 def write(causal, folder, type="f32", tokenizer=None):
     file = folder / "model.gguf"
-    write_gguf(causal, tokenizer or tiny.tokenizer(), file, type=type, title="a tiny model")
+    tokenizer = tokenizer or tiny.tokenizer()
+    ends = tiny.TextModality(tiny.TextModel(causal), tokenizer, tiny.SETTINGS).end_tokens
+    write_gguf(causal, tokenizer, file, type=type, title="a tiny model", end_tokens=ends)
     return file
 
 

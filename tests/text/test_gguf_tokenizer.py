@@ -127,7 +127,7 @@ def test_read_back_it_makes_the_same_ids(kind, tmp_path):
     size = {"vocab_size": len(tokenizer) + 3}
     gemma = {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}
     causal = tiny.causal("gemma3_text", **size, **gemma) if kind == "gemma" else tiny.causal("llama", **size)
-    write_gguf(causal, tokenizer, file, type="f32", title="tiny")
+    write_gguf(causal, tokenizer, file, type="f32", title="tiny", end_tokens=())
     back = load_tokenizer(str(file))
     texts = [*tiny.TEXTS[:4], "In 1847, 12 men\n\nsang: don't, they'LL"]
     assert back(texts)["input_ids"] == tokenizer(texts)["input_ids"]

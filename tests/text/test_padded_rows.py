@@ -128,6 +128,11 @@ def test_nothing_to_learn_is_passed_over(capsys):
         modality.encode_held_out([PromptCompletion("a", "")], 3)
 
 
+def test_an_example_without_prompt_is_continued_from_a_start_token():
+    modality = tiny.modality(settings=SETTINGS)
+    assert modality.encode_prompt(PromptCompletion("", "b")).tolist() == modality.encode_prompt("").tolist() != []
+
+
 def test_held_out_prompts_leave_room_for_a_completion():
     modality = tiny.modality(settings=Settings(sequence_length=64, prompt_length=4))  # all of the context
     items = [*EXAMPLES[:3], PromptCompletion("a" * 40, " b")]
