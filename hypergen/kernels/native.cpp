@@ -1,5 +1,5 @@
-// One decoding step of a small transformer as one call, and the sampling of a token; for processors (see
-// native_step.py and native_sampling.py, whose structures mirror these).
+// One decoding step of a small transformer as one call, the sampling of a token, and the loss of training with its
+// gradient; for processors (see native_step.py, native_sampling.py and native_loss.py, whose structures mirror these).
 //
 // A product's weights lie in panels of PANEL columns, [panel][in][PANEL], and are read once for a tile of rows. Every
 // number is computed by one thread and summed in one order, whatever the rows beside it and the count of threads, so
@@ -339,6 +339,42 @@ int64_t sample_token(const float* logits, const Filters& filters, double uniform
   return (last - 1)->token;
 }
 
+// Computes the cross-entropy of one row of logits (V) and its gradient, times `scale`, and finds the first of the
+// highest logits. The exponentials are computed twice, which is faster than to write them down.
+template <class T>
+void cross_entropy_row(const T* logits, int64_t count, int64_t label, float scale, T* gradient, float* loss,
+                       int64_t* predicted) {
+  constexpr float NEGLIGIBLE = 1e-30f;  // smaller products would be denormal, which processors are slow at
+  float highest = -INFINITY;
+  int64_t highest_block = 0;
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = first; i < end; ++i) most = to_float(logits[i]) > most ? to_float(logits[i]) : most;
+    if (most > highest) highest = most, highest_block = first;
+  }
+  *predicted = highest_block;
+  while (*predicted + 1 < count && to_float(logits[*predicted]) != highest) ++*predicted;
+  double total = 0.0;
+  for (int64_t first = 0; first < count; first += SUMMED) {
+    int64_t end = first + SUMMED < count ? first + SUMMED : count;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = first; i < end; ++i) sum += exponential(to_float(logits[i]) - highest);
+    total += sum;
+  }
+  float factor = scale / float(total);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    float power = exponential(to_float(logits[i]) - highest);
+    store(power < NEGLIGIBLE ? 0.0f : power * factor, gradient + i);
+  }
+  float distance = to_float(logits[label]) - highest;
+  store(exponential(distance) * factor - scale, gradient + label);
+  *loss = float(std::log(total) - distance);
+}
+
 struct Call {
   const Model& model;
   const int64_t* tokens;       // (B)
@@ -470,6 +506,25 @@ int64_t decode_step(const Model* model, int64_t is_bf16, const int64_t* tokens, 
     int thread = omp_get_thread_num(), count = omp_get_num_threads();
     is_bf16 ? step<bf16>(call, thread, count) : step<float>(call, thread, count);
   }
+  return 0;
+}
+
+// Computes the losses (B) of logits (B, V) for labels (B), the gradient (B, V) of their sum times `scale`, and the
+// predicted tokens (B). Where a label is below 0, loss and gradient are 0. Returns 0, or 1 where a label is not in the
+// vocabulary and nothing was computed.
+int64_t cross_entropy(const void* logits, int64_t is_bf16, const int64_t* labels, int64_t rows, int64_t num_tokens,
+                      float scale, void* gradient, float* losses, int64_t* predicted, int64_t threads) {
+  if (std::any_of(labels, labels + rows, [&](int64_t label) { return label >= num_tokens; })) return 1;
+  auto compute = [&](auto* from, auto* to, int64_t row) {
+    from += row * num_tokens, to += row * num_tokens;
+    bool is_ignored = labels[row] < 0;
+    cross_entropy_row(from, num_tokens, is_ignored ? 0 : labels[row], scale, to, losses + row, predicted + row);
+    if (is_ignored) std::memset(to, 0, num_tokens * sizeof *to), losses[row] = 0.0f;
+  };
+#pragma omp parallel for num_threads(int(threads))
+  for (int64_t row = 0; row < rows; ++row)
+    is_bf16 ? compute(static_cast<const bf16*>(logits), static_cast<bf16*>(gradient), row)
+            : compute(static_cast<const float*>(logits), static_cast<float*>(gradient), row);
   return 0;
 }
 

@@ -35,7 +35,7 @@ from hypergen.training.loss import IGNORED, BatchLoss, backward
 from hypergen.training.optimizers import new_optimizers, set_learning_rate
 from hypergen.training.parameters import mark_trained
 from hypergen.training.plan import EpochMetrics, FitResult, Plan, StoppedBy, TrainingHooks
-from hypergen.training.precision import autocast, choose_precision
+from hypergen.training.precision import FrozenCasts, autocast, choose_precision
 from hypergen.training.state import State, restore, snapshot
 from hypergen.training.update_check import UpdateCheck
 
@@ -163,7 +163,7 @@ class BatchFeatures:
         """Build the cache for tokens (N, T), where there is something to cache; an empty label shows no progress."""
         self.model, self.inputs, self.targets = model, tokens[:, :-1], targets
         self._num_predicted = (targets != IGNORED).sum(1).cpu()
-        self.last_layers, self.precision = plan.last_layers, plan.precision
+        self.last_layers, self.precision, self._casts = plan.last_layers, plan.precision, FrozenCasts()
         with torch.no_grad(), autocast(plan.precision, tokens.device):
             label = label and f"{label}: activation cache"
             self.cache = ActivationCache.build(model, self.inputs, plan.last_layers, plan.batch_size, label=label)
@@ -174,6 +174,11 @@ class BatchFeatures:
             if self.cache is not None:
                 return self.model.forward_from(self.cache.rows(rows), self.last_layers)
             return self.model.hidden(self.inputs[rows])
+
+    def backward(self, rows: Tensor, share: float) -> BatchLoss:
+        """Backpropagate the loss of sequences `rows` (B,), as a share of the batch's mean."""
+        targets = self.targets[rows]
+        return backward(self.model, self(rows), targets, self.precision, share=share, casts=self._casts)
 
     def num_predicted(self, rows: Tensor) -> int:
         """Count the targets of sequences `rows` (B,), on the CPU, that the loss counts."""
@@ -197,9 +202,7 @@ def _accumulate_gradients(
         loss, num_correct = 0.0, 0
         try:
             for part in rows.split(state.micro_batch_size or len(rows)):
-                targets = features.targets[part]
-                share = targets.numel() / num_predicted
-                found = backward(model, features(part), targets, features.precision, share=share)
+                found = features.backward(part, share=len(part) * features.targets.shape[1] / num_predicted)
                 loss, num_correct = loss + found.loss, num_correct + found.num_correct
             return BatchLoss(loss, num_correct)
         except torch.OutOfMemoryError as error:
@@ -254,10 +257,14 @@ def _resolve_precision(
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return "bf16"  # frozen 16-bit weights: fp32 would take twice their memory
 
+    rows = torch.arange(min(plan.batch_size, len(tokens)), device=tokens.device)
+    features: dict[Precision, BatchFeatures] = {}  # those of the step that will run, built in its warm-up
+
     def step(precision: Precision) -> None:
-        with autocast(precision, tokens.device):
-            hidden = model.hidden(tokens[: plan.batch_size, :-1])
-        backward(model, hidden, targets[: plan.batch_size], precision)
+        if precision not in features:
+            one_batch = tokens[: len(rows)], targets[: len(rows)]
+            features[precision] = BatchFeatures(model, *one_batch, replace(plan, precision=precision))
+        features[precision].backward(rows, share=1.0)
         model.zero_grad()
 
     return choose_precision(step, tokens.device, plan.steps, label=label and f"{label}: trial of precisions")

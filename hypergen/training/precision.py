@@ -8,10 +8,14 @@ on every machine names its precision; one that is resumed keeps the precision of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from hypergen.config import Precision
 from hypergen.runtime.console import warn
@@ -27,6 +31,33 @@ WORTH_RATIO = 1.15  # a smaller gain is noise
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Compute in this precision inside the context; weights stay as they are."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+class FrozenCasts(TorchFunctionMode):
+    """Keep the bf16 copies of frozen weights, which autocast makes anew at each use of a linear layer on a CPU.
+
+    Autocast keeps those of trained weights only; casting the head of a large vocabulary takes longer than its product
+    with a few positions. The frozen weights must stay as they are while this is in use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by id; the weight is kept, so that its id stays its own
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace the weight of a linear layer by its copy, inside of autocast."""
+        if func is F.linear and torch.is_autocast_enabled("cpu") and len(args) > 1:
+            args = (args[0], self._cast(args[1]), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+    def _cast(self, weight: Tensor) -> Tensor:
+        if weight.requires_grad or weight.device.type != "cpu" or weight.dtype != torch.float32:
+            return weight
+        if id(weight) not in self._kept:
+            self._kept[id(weight)] = weight, weight.to(torch.get_autocast_dtype("cpu"))
+        return self._kept[id(weight)][1]
 
 
 def choose_precision(

@@ -126,3 +126,19 @@ def test_autocast_computes_in_bf16_and_leaves_weights_alone():
     with precision.autocast("fp32", CPU):
         assert model.output(torch.zeros(1, 16)).dtype == torch.float32
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_the_cast_of_a_frozen_weight_is_kept_inside_of_autocast(is_frozen):
+    """A trained weight changes, and outside of autocast nothing is computed in bf16."""
+    layer, inputs, casts = torch.nn.Linear(4, 3), torch.randn(2, 4), precision.FrozenCasts()
+    layer.requires_grad_(not is_frozen)
+    with casts:
+        assert layer(inputs).dtype == torch.float32
+        with precision.autocast("bf16", torch.device("cpu")):
+            first = layer(inputs)
+        layer.weight.data = torch.zeros(3, 4)
+        with precision.autocast("bf16", torch.device("cpu")):
+            second = layer(inputs)
+    assert first.dtype == second.dtype == torch.bfloat16
+    assert second.equal(first) == is_frozen
