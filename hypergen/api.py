@@ -45,6 +45,7 @@ from hypergen.options import (
 )
 from hypergen.publish import write_base, write_run
 from hypergen.run import Run
+from hypergen.runtime.console import warn
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
 from hypergen.runtime.launcher import is_distributed
@@ -53,13 +54,20 @@ from hypergen.storage import metrics_log, run_folder
 from hypergen.storage.atomic import bytes_in, check_space
 from hypergen.storage.file_names import CHECKPOINTS, HELD_OUT_TOKENS, TRAINING_TOKENS
 from hypergen.storage.lock import lock_folder
-from hypergen.storage.run_record import data_fingerprint, fixed_options, lasting_name, run_facts
+from hypergen.storage.run_record import (
+    data_fingerprint,
+    differing_option,
+    fixed_options,
+    held_out_fingerprint,
+    lasting_name,
+    run_facts,
+)
 from hypergen.storage.token_files import checked_ids, stored_loss_mask, stored_tokens
 from hypergen.training.batch_order import steps_per_epoch
 from hypergen.training.checkpoints import KEPT, Checkpoints
 from hypergen.training.loop import hyperfit
 from hypergen.training.monitor import TrainingMonitor
-from hypergen.training.parameters import check_last_layers, checkpoint_bytes, frozen_fingerprint
+from hypergen.training.parameters import base_fingerprint, check_last_layers, checkpoint_bytes
 from hypergen.training.plan import FitResult, Plan
 
 PRETRAIN_HELD_OUT = 64  # sequences, at most, whose loss a new base reports
@@ -87,14 +95,16 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     recipe = fit_recipe(card, typed.data, name)
     resolved = ResolvedFit.of(typed, name, recipe)
     settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
-    folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
+    folder = Path(resolved.output) if resolved.output else None
     processes = join_processes(resolved.device)
-    if processes.is_first:
+    if folder is not None and run_folder.is_finished(folder, resolved.resume):
+        return _finished(folder, resolved, settings, processes)
+    if folder is not None and processes.is_first:
         run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     training_items, held_out_items = read_items(adapter, settings, resolved)
 
-    with _workplace(folder, processes) as signals:
+    with _workplace(folder, processes, name) as (folder, signals):
         # 2. Build the model.
         modality = adapter.load(source=base, settings=settings, allow_pickle_weights=resolved.allow_pickle_weights)
         check_last_layers(modality.model, resolved.last_layers)
@@ -120,13 +130,13 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             resolved, settings, training.tokens, device, libraries=adapter.LIBRARIES, loss_mask=training.loss_mask
         )
         facts |= {"base": _recorded_base(name, resolved.model)}
+        label = "hash the base" if processes.is_first else ""
         checkpoints = Checkpoints(
             folder=folder / CHECKPOINTS,
             facts=fixed_options(resolved, settings)
             | data
-            | frozen_fingerprint(
-                modality.model, resolved.last_layers, label="hash frozen weights" if processes.is_first else ""
-            ),
+            | held_out_fingerprint(*held_out)
+            | base_fingerprint(modality.model, resolved.last_layers, label=label),
             machine=describe_machine(device) | {"processes": processes.count},
             resume=resolved.resume,
             signals=signals,
@@ -168,6 +178,8 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     adapter = registry.adapter(resolved.modality)
     settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
     folder = Path(resolved.output)
+    if run_folder.is_finished(folder, resolved.resume):
+        return _finished(folder, resolved, settings, Processes())
     run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
@@ -184,7 +196,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     else:
         held_out_items = adapter.read(source=resolved.held_out, settings=settings, skip_bad=resolved.skip_bad)
 
-    with _workplace(folder, Processes()) as signals:
+    with _workplace(folder, Processes(), resolved.modality) as (folder, signals):
         # 2. Build the codec and an untrained model.
         checkpoints = Checkpoints(
             folder=folder / CHECKPOINTS,
@@ -204,7 +216,7 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
 
         # 4. Train, measure and publish.
         facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
-        of_model = checkpoints.part(".", data_fingerprint(tokens))
+        of_model = checkpoints.part(".", data_fingerprint(tokens) | held_out_fingerprint(held_out))
         monitor = TrainingMonitor(folder=folder, quick_metrics=None, every=0, max_overlap=None)
         result = _train(modality, Encoded(tokens), pretrain_plan(resolved), monitor, of_model, Processes())
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
@@ -267,7 +279,8 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
         for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
     )
     name, settings = stored_settings(str(folder), None, {})
-    base = base_of(folder, named or read_record(str(folder)).get("base"), name, "; give --baseline")
+    recorded = read_record(str(folder)).get("base")
+    base = base_of(folder, named or recorded, name, "; give --baseline", is_typed=named is not None)
     items = None
     if resolved.data is not None:
         items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
@@ -323,10 +336,33 @@ def _base_card(base: str, card: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def _workplace(folder: Path, processes: Processes) -> Iterator[SignalWatch]:
-    """Lock the run folder, in the first process, and watch for signals."""
-    with lock_folder(folder) if processes.is_first else nullcontext(), SignalWatch() as signals:
-        yield signals
+def _workplace(folder: Path | None, processes: Processes, modality: str) -> Iterator[tuple[Path, SignalWatch]]:
+    """Lock the run folder, or a new one where none is named, in the first process; and watch for signals."""
+    if not processes.is_first:
+        with SignalWatch() as signals:
+            yield folder or run_folder.free_output(modality), signals
+        return
+    with (
+        nullcontext(folder) if folder is not None else run_folder.new_output(modality) as place,
+        lock_folder(place),
+        SignalWatch() as signals,
+    ):
+        yield place, signals
+
+
+def _finished(folder: Path, config: ResolvedFit | PretrainConfig, settings: Any, processes: Processes) -> Run:
+    """Load a run that is to be continued and is finished already.
+
+    Raises:
+        InputError: it was made with other options.
+    """
+    other = differing_option(read_record(str(folder)), fixed_options(config, settings))
+    if other is not None:
+        raise InputError(f"--output {folder}: holds a finished run with {other}; name a new folder")
+    processes.finish_other_ranks()
+    run_folder.remove_traces(folder)
+    warn(f"--resume: {folder} is finished already")
+    return load(folder, device=config.device)
 
 
 def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Encoded:

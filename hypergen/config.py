@@ -28,6 +28,12 @@ PAPER_RECIPE: dict[str, Any] = {
     "batch_size": 8,
     "last_layers": 0,
 }
+MOST: dict[str, tuple[int, str]] = {  # by option: its largest value, and why
+    "": (2**31 - 1, "as many as 32 bits count"),
+    **dict.fromkeys(("num_samples", "held_out_samples", "count"), (10**7, "their tokens are held in memory")),
+    **dict.fromkeys(("width", "vocabulary_size", "sequence_length"), (2**24, "weights of that many numbers a row")),
+    **dict.fromkeys(("num_layers", "num_heads", "num_beams"), (2**14, "each has memory of its own")),
+}
 OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
 
@@ -305,8 +311,14 @@ def flag(name: str) -> str:
 
 
 def require_at_least(config: Any, name: str, least: int) -> None:
-    """Refuse a value that is not a whole number of at least `least`; None passes where it is the field's default."""
+    """Refuse a value that is not a whole number of at least `least`; None passes where it is the field's default.
+
+    MOST has what no machine could do, of which a library would speak late and in its own words.
+    """
     _require(config, name, lambda value: isinstance(value, int) and value >= least, f"a whole number, {least} or more")
+    most, reason = MOST.get(name, MOST[""])
+    if (getattr(config, name) or 0) > most:
+        raise InputError(f"{flag(name)}: must be at most {most} ({reason})")
 
 
 def require_positive(config: Any, name: str) -> None:
@@ -315,11 +327,16 @@ def require_positive(config: Any, name: str) -> None:
 
 
 def require_text(config: Any, name: str) -> None:
-    """Refuse a value that is not text that a file name can have; None passes where it is the field's default."""
+    """Refuse a value that is not text that a file name can have; None passes where it is the field's default.
+
+    Records and pages are UTF-8, and written at the end: a name that is not would be refused there.
+    """
     value = getattr(config, name)
     is_open = value is None and getattr(type(config), name, "") is None
     if not is_open and (not isinstance(value, str) or "\0" in value):
         raise InputError(f"{flag(name)} {value!r}: must be text without NUL characters")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{flag(name)} {value!a}: must be UTF-8; rename it, or set a UTF-8 locale (LC_ALL=C.UTF-8)")
 
 
 def require_choice(config: Any, name: str, choices: Any) -> None:
@@ -353,7 +370,7 @@ def _require_common(config: Any) -> None:
     """Check the fields that several configs share, where this one has them, and the type of every switch and text."""
     types = get_type_hints(type(config))
     if "seed" in types:
-        require_at_least(config, "seed", 0)
+        _require(config, "seed", lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
         _require(config, "seed", lambda value: value < 2**63, "below 2^63")
     if "skip_bad" in types:
         require_at_least(config, "skip_bad", 0)

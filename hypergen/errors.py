@@ -42,7 +42,7 @@ class DiskError(HypergenError):
 
 
 class Interrupted(HypergenError):
-    """SIGINT (130) or SIGTERM (143) arrived; the state was saved first."""
+    """A signal arrived (SIGINT: 130, SIGTERM: 143, others likewise); the state was saved first."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
+from hypergen.data.hub import is_cached
 from hypergen.data.splits import split_items
 from hypergen.errors import InputError
 from hypergen.modality import Adapter, ExportFormat, Item
@@ -111,7 +112,7 @@ def embedded_base(modality: str) -> str:
     return str(folder)
 
 
-def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
+def base_of(folder: Path, base: object, name: str, hint: str = "", *, is_typed: bool = False) -> str:
     """Find the base of a run.
 
     Args:
@@ -119,9 +120,11 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
         base: what its record or the user says.
         name: modality of the run.
         hint: what the user can do where nobody says it.
+        is_typed: the user says it. What a record says may be a stranger's: the hub is not asked for that.
 
     Raises:
-        InputError: nobody says it, it is not there any more, unfinished, or of another modality.
+        InputError: nobody says it, it is not there any more, unfinished, or of another modality; or only the hub has
+            it, and the user did not name it.
     """
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from{hint}")
@@ -131,6 +134,9 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
     if not registry.is_named(base):
         if path.is_absolute() and not path.exists():
             raise InputError(f"{folder}: its base {base} is not there{hint}")
+        if not (is_typed or path.exists() or is_cached(base)):
+            where = f"which is not on this machine{hint or '; fetch it first'}"
+            raise InputError(f"{folder}: its record names {base} as its base, {where}")
         check_finished(path)
     found = registry.identify(base)
     if found not in (None, name):
@@ -216,6 +222,8 @@ def read_items(
 
     items = None if config.data == OWN else read(config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
+    if prompts == OWN or (prompts is None and items is None):
+        _check_drawn(config)
     if prompts is not None:
         return items, None if prompts == OWN else read(prompts)
     if items is None:
@@ -226,6 +234,16 @@ def read_items(
         return adapter.cut(item=item, count=count, settings=settings)
 
     return split_items(items, count, config.seed, config.data, "--prompts", cut=cut)
+
+
+def _check_drawn(config: FitConfig) -> None:
+    """Refuse to draw more held-out sequences from the base than training ones: each takes a decoding of its own."""
+    most = max(config.num_samples or 0, HELD_OUT_SAMPLES)
+    if num_held_out(config) > most:
+        raise InputError(
+            f"--held-out-samples {config.held_out_samples}: at most {most} are drawn from the base, as many as "
+            "--num-samples; name a file with --prompts"
+        )
 
 
 def num_held_out(config: FitConfig) -> int:

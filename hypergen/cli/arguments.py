@@ -40,6 +40,7 @@ def with_config(arguments: list[str]) -> list[str]:
     typed = arguments[:first] + arguments[first + (1 if value else 2) :]
     known = typed_flags(typed)
     read = _read_config(Path(value or arguments[first + 1]))
+    _check_keys(read)
     return typed + [part for key, value in read.items() if flag(key) not in known for part in _as_flag(key, value)]
 
 
@@ -59,6 +60,18 @@ def _read_config(path: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where}: is not TOML ({error})") from error
+
+
+def _check_keys(read: Mapping[str, Any]) -> None:
+    """Refuse two spellings of one option, and another file."""
+    seen: dict[str, str] = {}
+    for key in read:
+        name = flag(key).replace("--no-", "--", 1)
+        if name == "--config":
+            raise InputError(f"--config: {key} in the file itself is not read; put everything into one file")
+        if name in seen:
+            raise InputError(f"--config: {seen[name]} and {key} are the same option; give one of them")
+        seen[name] = key
 
 
 def _as_flag(name: str, value: Any) -> list[str]:
@@ -113,7 +126,8 @@ def _split(
             raise InputError(_unknown(verb, spelled, known, empty))
         takes = known[name]
         if has_value:
-            yield name, [spelled] if takes == "values" else [argument], [value] if takes == "values" else []
+            values = [VEIL + value if value.lower() == "-h" else value] if takes == "values" else []  # no call for help
+            yield name, [spelled] if takes == "values" else [argument], values
             empty = ""
             continue
         values = _taken(waiting, {"nothing": 0, "one value": 1, "values": len(waiting)}[takes])

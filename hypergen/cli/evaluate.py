@@ -32,7 +32,7 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
         check_output(folder, resume=False)
     run = snapshot(run)
     if verify:
-        check_manifest(Path(run), label="verify (MB)")
+        check_manifest(Path(run), label="verify (MB)", whole=True)
     compared = api.evaluate(run, config)
     columns = Columns.of(registry.adapter(compared.modality.name).METRICS)
     if as_json:

@@ -19,6 +19,6 @@ def export(run: str, config: ExportConfig, *, modality: str | None, allow_pickle
     name, _ = stored_settings(run, modality, {})
     ResolvedExport.of(config, name, Path(run))
     if verify:
-        check_manifest(Path(run), label="verify (MB)")
+        check_manifest(Path(run), label="verify (MB)", whole=True)
     loaded = api.load(run, modality=name, device="cpu", allow_pickle_weights=allow_pickle_weights)
     print(f"wrote {sanitize(str(loaded.export(config)))}")

@@ -60,7 +60,7 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     if config.interpolate is not None:
         base_of(Path(run), read_record(run).get("base"), name)
     if config.verify:
-        check_manifest(Path(run), label="verify (MB)")
+        check_manifest(Path(run), label="verify (MB)", whole=True)
 
     # 2. Load, and encode the prompts.
     loaded = api.load(
@@ -72,12 +72,15 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     if config.prompts:
         warn(f"--prompts {config.prompts}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read")
 
+    _check_figure(target, rows)
+
     # 3. Complete them; finished batches are kept until the output is written.
     options = asdict(decoding) | {"new": config.max_new_tokens}
     if config.interpolate is not None:
         options |= {"interpolate": config.interpolate}
     machine = describe_machine(pick_device(config.device))
-    with open_journal(target, Path(run), options, rows, machine) as batch_store:
+    num_tokens = loaded.modality.model.num_tokens
+    with open_journal(target, Path(run), options, rows, machine, num_tokens=num_tokens) as batch_store:
         completions = loaded.complete(rows, decoding, config.max_new_tokens, batch_store=batch_store)
         kept = trim(completions, loaded.modality.end_tokens if decoding.stop_at_end else ())
         _deliver(loaded, rows, completions, kept, target=target, as_json=config.json)
@@ -153,6 +156,13 @@ def _check_target(target: Path | None, figure_suffix: str) -> None:
         check_output(target, resume=False)
 
 
+def _check_figure(target: Path | None, rows: list[Tensor]) -> None:
+    """Refuse a figure of prompts that differ in length, before they are completed."""
+    is_figure = target is not None and target.suffix not in ("", ".jsonl")
+    if is_figure and len({len(row) for row in rows}) > 1:
+        raise InputError(f"--output {target}: the prompts differ in length; use a folder or a .jsonl file")
+
+
 def _write(
     target: Path,
     loaded: Run,
@@ -174,8 +184,6 @@ def _write(
 
 def _write_figure(target: Path, loaded: Run, rows: list[Tensor], completions: Tensor) -> None:
     """Write the comparison figure: its own file, or a page around it where it has none."""
-    if len({len(row) for row in rows}) > 1:
-        raise InputError(f"--output {target}: the prompts differ in length; use a folder or a .jsonl file")
     figure = loaded.modality.comparison_figure(prompts=rows, columns={"completion": completions})
     if target.suffix != PAGE_SUFFIX:
         with tempfile.TemporaryDirectory() as folder:

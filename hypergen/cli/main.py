@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hypergen.cli.commands import parse
 from hypergen.errors import DiskError, HypergenError
-from hypergen.runtime.console import as_message
+from hypergen.runtime.console import STANDARD_ERROR, as_message
 from hypergen.runtime.dependencies import require_versions
 from hypergen.runtime.signals import SignalWatch
 
@@ -19,8 +19,16 @@ LONGEST_MESSAGE = 2000  # characters; a file may hold any value
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (see `hypergen.errors`)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     _be_able_to_print()
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stderr.flush()
+    except OSError:  # what waits to be written would fail once more, at the end of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         with SignalWatch():
             command = parse(arguments)
@@ -28,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command()
             sys.stdout.flush()
     except HypergenError as error:
-        print(as_message(str(error))[:LONGEST_MESSAGE], file=sys.stderr)
+        print(as_message(str(error))[:LONGEST_MESSAGE], file=STANDARD_ERROR)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
             raise
-        print(f"hypergen: standard output: {error.strerror}", file=sys.stderr)
+        print(f"hypergen: standard output: {error.strerror}", file=STANDARD_ERROR)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what waits to be written would fail once more
         return DiskError.exit_code
     return 0

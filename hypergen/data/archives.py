@@ -6,7 +6,9 @@ nothing is ever written to disk.
 
 from __future__ import annotations
 
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,10 @@ from typing import final
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 
+DAMAGED = (  # all that the library raises on a file that is damaged, of another make, or made to annoy
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, LookupError, struct.error, OverflowError, MemoryError),
+)
 MAX_RATIO = 100  # bytes that one byte of a zip may stand for
 SMALL = 2**20  # bytes below which no ratio does harm
 
@@ -39,7 +45,7 @@ class ZipMembers:
         self._path, self._suffixes, self._item, self._max_bytes = path, suffixes, item, max_bytes
         try:
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except DAMAGED as error:
             raise InputError(f"zip '{path}': cannot be read ({first_line(error)})") from None
         self._check_total()
         self._members = sorted(self._wanted(), key=lambda member: member.filename)
@@ -63,7 +69,7 @@ class ZipMembers:
             raise InputError(f"{self.where(row)}: the file is empty")
         try:
             return self._archive.read(self._members[row])
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        except DAMAGED as error:
             raise InputError(f"{self.where(row)}: cannot be read ({first_line(error)})") from None
 
     def _check_total(self) -> None:
@@ -86,6 +92,8 @@ class ZipMembers:
     def _unsafe(self, member: zipfile.ZipInfo) -> str | None:
         """Name the danger of a member; None where there is none."""
         name = member.orig_filename.replace("\\", "/")
+        if not member.filename:
+            return "an empty name"
         if name.startswith("/") or name[1:2] == ":":
             return "an absolute path"
         if ".." in name.split("/"):

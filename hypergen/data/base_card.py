@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hypergen.data.folders import expanded
 from hypergen.data.hub import HUB_ID, is_offline
 from hypergen.runtime.redaction import redact
 from hypergen.storage.file_names import CARD
@@ -30,7 +31,7 @@ def base_card(base: str) -> dict[str, str]:
         Some of `license`, `license_name`, `license_link` (the base's) and `base_model`: the base where that is a hub
         id, else the model that the card in its folder names.
     """
-    folder, known = Path(base).expanduser(), {}
+    folder, known = expanded(base), {}
     if folder.is_dir():
         path: Path | None = folder / CARD
     elif HUB_ID.fullmatch(base):

@@ -39,7 +39,7 @@ SMALL = 64 * 2**20  # bytes below which no ratio does harm
 LARGE = 256 * 2**20  # bytes from which on progress is shown
 CHUNK = 2**20  # bytes that are unpacked at a time
 ZSTD_CHUNK = 2**10  # packed bytes at a time; each may stand for 32 KiB
-DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+DAMAGED = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Find the files of a folder that a reader wants, in the order of their names.
+"""Find the files of a folder that a reader wants, in the order of their names, and the folder of a user.
 
 Hidden files and folders do not count, nor does `__MACOSX`. Imports only the standard library.
 """
@@ -36,6 +36,18 @@ def find_files(folder: Path, is_wanted: Test, is_unit: Test, allowed: str) -> li
     if others:
         warn(f"{folder}: {len(others)} files passed over, the first is {others[0]}; {len(wanted)} are read")
     return wanted
+
+
+def expanded(source: str | Path) -> Path:
+    """Expand `~` and `~user` at the beginning of a path.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise InputError(f"{source}: there is no such user, or none with a home folder") from None
 
 
 def _walk(folder: Path, is_unit: Test) -> Iterator[Path]:

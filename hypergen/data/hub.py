@@ -10,10 +10,10 @@ import re
 import socket
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hypergen.data.folders import expanded
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line, warn
 
@@ -44,13 +44,23 @@ def is_offline() -> bool:
     return False
 
 
+def is_cached(name: str) -> bool:
+    """Tell whether the configuration of a model on the hub was fetched before, and no hub need be asked for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no hub id
+        return False
+
+
 def snapshot(source: str) -> str:
     """Find the snapshot inside a folder of the hub's cache, `models--ORG--NAME`; any other source stays.
 
     Raises:
         InputError: the folder has none, because its download was never finished.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     name = CACHED.fullmatch(folder.name)
     try:
         if name is None or not folder.is_dir() or (folder / "config.json").exists():

@@ -1,9 +1,9 @@
 """Journal the completions of a long job, so that a stopped one continues with those that are missing.
 
 Beside the output lies `OUTPUT.unfinished`, JSON lines: first a digest of everything that the completions depend on,
-then one line for each decoded batch. It is removed when the output is written. Complete batches are kept, so a
-continued job decodes the same batches as an uninterrupted one and ends in the same ids; on another machine it warns of
-the differences and goes on.
+then one line for each decoded batch, with a checksum. It is removed when the output is written, and by nothing else;
+a line that is damaged is decoded again. Complete batches are kept, so a continued job decodes the same batches as an
+uninterrupted one and ends in the same ids; on another machine it warns of the differences and goes on.
 Does not know what a token means.
 
 Shape letters: B batch, S completion.
@@ -17,23 +17,32 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor
 
 from hypergen.errors import InputError
+from hypergen.runtime.console import warn
 from hypergen.runtime.devices import warn_about_changes
 from hypergen.storage.atomic import disk_errors, remove_leftovers
 from hypergen.storage.file_names import MANIFEST, UNFINISHED
 from hypergen.storage.lock import take_lock
+from hypergen.storage.own_file import open_own, write_all
 
+CHECKSUM = "sha256"  # of a line
 BatchStore = Callable[[list[int], Callable[[], Tensor]], Tensor]  # rows of a batch, how to decode them -> (B, S) ids
 
 
 @contextmanager
 def open_journal(
-    output: Path | None, model: Path, options: dict[str, Any], rows: list[Tensor], machine: dict[str, Any]
+    output: Path | None,
+    model: Path,
+    options: dict[str, Any],
+    rows: list[Tensor],
+    machine: dict[str, Any],
+    *,
+    num_tokens: int = 2**31,
 ) -> Iterator[BatchStore]:
     """Open the journal of a job, as a store that decodes a batch unless an earlier process has.
 
@@ -45,9 +54,10 @@ def open_journal(
         options: JSON values that they depend on.
         rows: the prompts.
         machine: the parts of a machine that their last bits depend on; differences are warned of.
+        num_tokens: ids of the model, which all are below this.
 
     Raises:
-        InputError: the file holds completions of something else.
+        InputError: the file holds completions of something else, or is a link.
         LockedError: another process has locked it.
     """
     if output is None:
@@ -57,27 +67,24 @@ def open_journal(
     # 1. Open the file, and keep other processes out of it.
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(path), open(path, "a+", errors="replace") as file:
+    with disk_errors(path), open_own(path) as file:
         take_lock(path, file)
         remove_leftovers(output)
         # 2. Read what earlier processes have decoded.
         head = {"of": _digest(model, options, rows), "machine": machine}
-        done = _read(path, file, head)
+        done = _read(path, file, head, [len(rows), num_tokens])
 
         def store(batch: list[int], decode: Callable[[], Tensor]) -> Tensor:
             if tuple(batch) in done:
                 return done[tuple(batch)]
             ids = decode()
-            line = json.dumps({"rows": batch, "ids": ids.tolist()}) + "\n"
-            _append(file, line if os.fstat(file.fileno()).st_size else json.dumps(head) + "\n" + line)
+            line = _line({"rows": batch, "ids": ids.tolist()})
+            _append(file, line if os.fstat(file.fileno()).st_size else _line(head) + line)
             return ids
 
-        # 3. Decode; the file is removed when the output is there, can never be, or nothing has been decoded.
+        # 3. Decode; the file is removed when the output is there, or nothing has been decoded.
         try:
             yield store
-        except InputError:  # the output cannot be as asked for
-            path.unlink()
-            raise
         except BaseException:
             if not path.stat().st_size:
                 path.unlink()
@@ -90,34 +97,66 @@ def no_store(batch: list[int], decode: Callable[[], Tensor]) -> Tensor:
     return decode()
 
 
-def _read(path: Path, file: IO[str], head: dict[str, Any]) -> dict[tuple[int, ...], Tensor]:
-    """Read the batches of earlier processes; half a line, left by a killed one, is cut off."""
+def _read(path: Path, file: BinaryIO, head: dict[str, Any], limits: list[int]) -> dict[tuple[int, ...], Tensor]:
+    """Read the batches of earlier processes; half a line, left by a killed one or a full disk, is cut off."""
     file.seek(0)
-    lines = file.read().splitlines(keepends=True)
-    if f"{json.dumps(head)}\n".startswith("".join(lines)):  # nothing yet, or a process was killed at once
+    content = file.read()
+    if _line(head).startswith(content):  # nothing yet, or a process was killed at once
         file.truncate(0)
         return {}
-    if not lines[-1].endswith("\n"):
-        lines.pop()
-    try:
-        first, *batches = map(json.loads, lines)
-        done = {tuple(batch["rows"]): torch.tensor(batch["ids"], dtype=torch.long) for batch in batches}
-        is_ours, former = first["of"] == head["of"], dict(first["machine"])
-    except (ValueError, TypeError, LookupError, RecursionError):  # no lines as well
-        is_ours = False
-    if not is_ours:
+    first, *lines = content[: content.rfind(b"\n") + 1].splitlines() or [b""]
+    started = _checked(first)
+    if started is None or started.get("of") != head["of"] or not isinstance(started.get("machine"), dict):
         raise InputError(f"{path}: holds completions of another model, options or prompts; remove it to start anew")
-    warn_about_changes(str(path), former, head["machine"])
-    file.truncate(sum(map(len, lines)))  # JSON is ASCII here: as many bytes
-    return done
+    warn_about_changes(str(path), started["machine"], head["machine"])
+    file.truncate(content.rfind(b"\n") + 1)
+    batches = [_batch(line, *limits) for line in lines]
+    if num_damaged := batches.count(None):
+        warn(f"{path}: {num_damaged} of {len(lines)} batches are damaged, and decoded again")
+    return dict(batch for batch in batches if batch is not None)
 
 
-def _append(file: IO[str], text: str) -> None:
-    """Write all of a text to the disk, or nothing."""
+def _batch(line: bytes, num_rows: int, num_tokens: int) -> tuple[tuple[int, ...], Tensor] | None:
+    """Read the ids (B, S) of a batch, by its rows; None where the line is not as it was written, or nothing fits."""
+    record = _checked(line) or {}
+    rows, ids = record.get("rows"), record.get("ids")
+    if not (_are_numbers(rows, num_rows) and isinstance(ids, list) and 0 < len(ids) == len(rows)):
+        return None
+    if not all(_are_numbers(row, num_tokens) and len(row) == len(ids[0]) for row in ids):
+        return None
+    return tuple(rows), torch.tensor(ids, dtype=torch.long)
+
+
+def _are_numbers(values: Any, end: int) -> TypeGuard[list[int]]:
+    """Tell whether this is a list of whole numbers from 0 to below `end`."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < end for value in values)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    """Make a line of a record: JSON with a checksum of the rest as its last member."""
+    text = json.dumps(record)
+    return f'{text[:-1]}, "{CHECKSUM}": "{_sum(text)}"}}\n'.encode()
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    """Read the record of a line; None where its checksum does not hold."""
+    try:
+        record = json.loads(line)
+        checksum = record.pop(CHECKSUM)
+        return record if checksum == _sum(json.dumps(record)) else None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _append(file: BinaryIO, line: bytes) -> None:
+    """Write all of a line to the disk, or nothing."""
     size = os.fstat(file.fileno()).st_size
     try:
-        file.write(text)
-        file.flush()
+        write_all(file, line)
         os.fsync(file.fileno())
     except OSError:
         os.ftruncate(file.fileno(), size)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from hypergen.data.folders import expanded
 from hypergen.data.hub import HUB_ID, is_offline
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
@@ -24,7 +25,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Path:
     Raises:
         InputError: neither.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from hypergen.data.archives import ZipMembers
 from hypergen.data.bad_rows import skip_bad_rows
+from hypergen.data.folders import expanded
 from hypergen.data.hub import is_told_offline, load_hub_rows
 from hypergen.errors import InputError
 from hypergen.runtime.cache_folder import cache_folder
@@ -105,7 +106,7 @@ def _open(source: str) -> Pictures:
         return _cifar10(split or "train")
     if name == "hub":
         return _hub(source)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if _is(path.is_dir, source):
         return _folder(path)
     if not _is(path.is_file, source):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from contextlib import suppress
 from functools import cache
+from typing import Any, TextIO
 
 from hypergen.runtime.launcher import is_first_rank
 from hypergen.runtime.redaction import redact
@@ -40,10 +42,39 @@ def first_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
     return lines[0].strip()[:longest].rstrip(" .:")
 
 
+class StandardError:
+    """Pass text on to standard error; drop it where nobody reads that any more, or its disk is full.
+
+    Progress and warnings are no reason to end the work that they tell of.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Write to this stream; without one, to what `sys.stderr` is at the moment."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as far as possible."""
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            (self._stream or sys.stderr).write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as possible."""
+        with suppress(OSError, ValueError):
+            (self._stream or sys.stderr).flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Be in all else what the stream is."""
+        return getattr(self._stream or sys.stderr, name)
+
+
+STANDARD_ERROR = StandardError()
+
+
 def warn(text: str) -> None:
     """Print a warning to standard error, sanitized and redacted, from the first rank alone."""
     if is_first_rank():
-        print(as_message(text), file=sys.stderr)
+        print(as_message(text), file=STANDARD_ERROR)
 
 
 def as_message(text: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from hypergen.config import Precision
 from hypergen.errors import InputError
 from hypergen.runtime.console import warn
+from hypergen.version import __version__
 
 
 def warn_about_changes(where: str, former: dict[str, Any], machine: dict[str, Any]) -> None:
@@ -36,12 +37,13 @@ def has_bf16_units(device: torch.device) -> bool:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine as far as the last bits of a training depend on it (pytorch/pytorch#88718)."""
+    """Describe machine and code as far as the last bits of a training depend on them (pytorch/pytorch#88718)."""
     return {
         "device": device_name(device),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "hypergen": __version__,
     }
 
 

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import IO, Protocol, cast
 
-from hypergen.runtime.console import sanitize
+from hypergen.runtime.console import STANDARD_ERROR, StandardError, sanitize
 
 SECONDS_BETWEEN_LINES = 10.0
 DECIMALS = 6  # of a count that is shown: parts of one add up to it in spite of rounding
@@ -69,7 +69,8 @@ def _bar(label: str, total: float, before: int, transient: bool) -> Iterator[Adv
         TimeRemainingColumn(),
     )
     started, done, seen = time.perf_counter(), float(before), 0
-    with Progress(*columns, console=Console(stderr=True), transient=transient) as progress:
+    console = Console(file=cast(IO[str], StandardError(sys.stderr)))  # which rich replaces while the bar lives
+    with Progress(*columns, console=console, transient=transient) as progress:
         task = progress.add_task(escape(label), total=total, completed=before, words="")
 
         def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
@@ -94,6 +95,8 @@ def _lines(label: str, total: float, before: int, transient: bool) -> Iterator[A
             printed = now
             left = (now - started) * (total - count_done) / (done - before) if done > before else math.inf
             words = _describe(started, seen, numbers)
-            print(f"{label}: {int(count_done)}/{int(total)}  {words}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{label}: {int(count_done)}/{int(total)}  {words}  {left:.0f} s left", file=STANDARD_ERROR, flush=True
+            )
 
     yield advance

@@ -1,7 +1,9 @@
-"""Turn SIGINT and SIGTERM into the end of a block, or note them for a loop that finishes its step and saves first.
+"""Turn signals that end a process into the end of a block, or note them for a loop that finishes its step and saves.
 
-A second signal ends the process where it stands; among several processes only after a moment, because a batch system
-and the launcher may both pass on the same one. Outside the main thread nothing is watched, as Python has it.
+Those are SIGINT and SIGTERM, of a closed terminal (SIGHUP; ignored, as `nohup` has it, it stays so), SIGQUIT, and of
+the end of the allowed time (SIGXCPU). A second signal ends the process where it stands, unless it is one that repeats
+by itself; among several processes only after a moment, because a batch system and the launcher may both pass on the
+same one. Outside the main thread nothing is watched, as Python has it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from typing import Any
 from hypergen.errors import Interrupted
 from hypergen.runtime.launcher import is_distributed
 
-WATCHED = (signal.SIGINT, signal.SIGTERM)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")  # not every system has them all
+WATCHED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+REPEATED = ("SIGHUP", "SIGXCPU")  # sent by shell and kernel, or by the kernel each second
 SECONDS_OF_COPIES = 5.0
 
 
@@ -52,7 +56,7 @@ class SignalWatch:
 
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._receive) for number in WATCHED}
+            self._former = {number: signal.signal(number, self._receive) for number in WATCHED if not _stays(number)}
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -63,9 +67,16 @@ class SignalWatch:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
+            if signal.Signals(number).name in REPEATED:
+                return
             if is_distributed() and time.monotonic() - self._since < SECONDS_OF_COPIES:
                 return
             os._exit(128 + number)
         self._received, self._since = number, time.monotonic()
         if not self._noting:
             raise _Leave
+
+
+def _stays(number: int) -> bool:
+    """Tell whether a signal is ignored on purpose."""
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -1,7 +1,7 @@
 """Write files and folders atomically, and turn disk errors into one line.
 
-Everything is written into a temporary folder or file, flushed to disk, listed with SHA-256 in `manifest.json` (folders;
-written last), and renamed into place. File modes follow the umask. A transient error of a network disk is retried once.
+Everything is written into a temporary folder, flushed to disk, listed with SHA-256 in `manifest.json` (folders; written
+last), and renamed into place. File modes follow the umask. A transient error of a network disk is retried once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pathlib import Path
 
 from hypergen.errors import DiskError, InputError
 from hypergen.runtime.console import warn
-from hypergen.storage.file_names import MANIFEST, TEMPORARY
+from hypergen.storage.file_names import MANIFEST
+from hypergen.storage.held_folders import check_held
 from hypergen.storage.manifest import build_manifest
+from hypergen.storage.temporary_folder import leftovers_for, make_marked, remove, remove_marked
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
 TRANSIENT = (errno.EIO, errno.ESTALE)  # may be over in a moment, on a network disk
@@ -95,52 +97,67 @@ def _disk_number(error: Exception) -> int:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Make or replace one file through a temporary one beside it, which has the same suffix."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    """Make or replace one file through a temporary one of the same name."""
 
     def attempt() -> None:
-        write(temporary)
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
+        with temporary_folder(path.parent, path.name) as temporary:
+            content = temporary / path.name
+            write(content)
+            flush(content)
+            check_held(path.parent)
+            os.replace(content, path)
+            flush(path.parent)
 
-    try:
-        with disk_errors(path):
-            retry_once(attempt)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_errors(path):
+        retry_once(attempt)
 
 
 def publish(folder: Path, write: Callable[[Path], object]) -> None:
-    """Make or replace `folder` with what `write` puts into a temporary folder beside it."""
-    temporary, former = (folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}{part}") for part in ("", "-former"))
+    """Make or replace `folder` with what `write` puts into a temporary folder."""
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(folder.parent, folder.name) as temporary:
+        content, former = temporary / "content", temporary / "former"
 
-    def move() -> None:
-        if folder.exists() and temporary.exists():
-            os.replace(folder, former)
-        if temporary.exists():
-            os.replace(temporary, folder)
-        flush(folder.parent)
+        def move() -> None:
+            if folder.exists() and content.exists():
+                os.replace(folder, former)
+            if content.exists():
+                os.replace(content, folder)
+            flush(folder.parent)
 
-    write_whole(temporary, write)
+        write_whole(content, write)
+        check_held(folder.parent)
+        try:
+            with disk_errors(folder):
+                retry_once(move)
+        finally:
+            if former.exists() and not folder.exists():
+                os.replace(former, folder)
+
+
+@contextmanager
+def temporary_folder(parent: Path, target: str) -> Iterator[Path]:
+    """Make a temporary folder beside what will be called `target`; at the end it is removed with what is left in it.
+
+    Raises:
+        DiskError: `parent` is in a folder that is not the one that was locked, or the disk is full.
+    """
+    made: list[Path] = []
+    check_held(parent)
     try:
-        with disk_errors(folder):
-            retry_once(move)
+        with disk_errors(parent):
+            retry_once(lambda: made.append(make_marked(parent, target)))
+        yield made[-1]
     finally:
-        if former.exists() and not folder.exists():
-            os.replace(former, folder)
-        remove(temporary)  # is there only after a failure
-        remove(former)
+        for folder in made:
+            remove_marked(folder)
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove what processes killed in `write_file` or `publish` left beside a path, which the caller has locked."""
-    name = re.escape(path.name)
-    pattern = re.compile(rf"{re.escape(TEMPORARY)}(\d+-{name}|{name}-\d+(-former)?)")
-    for leftover in path.parent.glob(f"{TEMPORARY}*"):
-        if pattern.fullmatch(leftover.name):
-            remove(leftover)
+    for leftover in list(leftovers_for(path)):
+        remove_marked(leftover)
 
 
 def write_whole(temporary: Path, write: Callable[[Path], object], *, label: str = "") -> None:
@@ -169,14 +186,6 @@ def write_whole(temporary: Path, write: Callable[[Path], object], *, label: str 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -19,7 +19,8 @@ FIGURE = "grid"  # with the suffix that the modality's figure has
 
 # A folder that is being written.
 LOCK = ".lock"
-TEMPORARY = ".tmp-"  # how temporary files and folders begin
+TEMPORARY = ".tmp-"  # how temporary folders begin
+MARK = ".process"  # in such a folder: whose it is
 CHECKPOINTS = "checkpoints"
 STATE_TENSORS = "state.safetensors"  # of one checkpoint
 STATE_NUMBERS = "state.json"

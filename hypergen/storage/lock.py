@@ -6,16 +6,18 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from hypergen.errors import InputError, LockedError
-from hypergen.storage.atomic import disk_errors, remove
-from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, TEMPORARY
+from hypergen.storage.atomic import disk_errors
+from hypergen.storage.file_names import LOCK, MANIFEST
+from hypergen.storage.held_folders import hold
+from hypergen.storage.own_file import LONGEST_RECORD, is_record, open_own, process_record, write_all
+from hypergen.storage.temporary_folder import leftovers_in, remove_marked
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 ATTEMPTS, SECONDS_BETWEEN = 20, 0.05  # to read who holds a lock
@@ -35,9 +37,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     with disk_errors(folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / LOCK, "a+")  # noqa: SIM115 (held until the run ends)
     try:
-        with handle:
+        with disk_errors(folder):
+            handle = open_lock(folder)
+        with handle, hold(folder):
             # 2. Lock it, and tell others who holds the lock.
             with disk_errors(folder):
                 try:
@@ -46,15 +49,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
                     (folder / LOCK).unlink()
                     raise
                 handle.truncate(0)
-                handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                handle.flush()
+                write_all(handle, process_record().encode())
             # 3. Work; remove the lock file while the lock is still held.
             try:
                 _sweep(folder)
                 yield
             finally:
                 with contextlib.suppress(OSError):
-                    (folder / LOCK).unlink()
+                    if os.path.samestat(os.fstat(handle.fileno()), os.lstat(folder / LOCK)):  # not of another run
+                        (folder / LOCK).unlink()
     finally:
         # 4. Remove the folders that stayed empty.
         with contextlib.suppress(OSError):  # the first that is not empty
@@ -66,7 +69,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def wait_for_lock(path: Path) -> Iterator[None]:
     """Hold the lock of a file, made for this, once nobody else does; on a disk without locks, go on at once."""
     with disk_errors(path):
-        handle = path.open("a")
+        handle = open_own(path)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -76,7 +79,21 @@ def wait_for_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def take_lock(path: Path, handle: IO[str]) -> None:
+def open_lock(folder: Path) -> BinaryIO:
+    """Open the lock file of a folder, which is made where there is none; NFS locks only what may be written.
+
+    Raises:
+        InputError: what lies there was not written by hypergen.
+    """
+    handle = open_own(folder / LOCK)
+    handle.seek(0)
+    if not is_record(handle.read(LONGEST_RECORD + 1)):
+        handle.close()
+        raise InputError(f"{folder / LOCK}: is not a lock of hypergen; name another folder")
+    return handle
+
+
+def take_lock(path: Path, handle: BinaryIO) -> None:
     """Take the lock of an open file, for as long as it is open.
 
     Raises:
@@ -96,11 +113,11 @@ def take_lock(path: Path, handle: IO[str]) -> None:
         raise LockedError(f"{path}: another run has ended here just now; start again")
 
 
-def _owner(handle: IO[str]) -> str:
+def _owner(handle: BinaryIO) -> str:
     """Read who holds the lock from its file, which the holder may be about to write."""
     for _ in range(ATTEMPTS):
         handle.seek(0)
-        if name := handle.readline().strip():
+        if name := handle.readline().decode(errors="replace").strip():
             return name
         time.sleep(SECONDS_BETWEEN)
     return "another process"
@@ -110,5 +127,5 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed process left half-written; refuse a folder that another one has just finished."""
     if (folder / MANIFEST).is_file():
         raise InputError(f"--output {folder}: holds a finished run; name a new folder")
-    for leftover in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{CHECKPOINTS}/**/{TEMPORARY}*")):
-        remove(leftover)
+    for leftover in list(leftovers_in(folder)):
+        remove_marked(leftover)

@@ -9,10 +9,14 @@ from typing import Any
 
 from hypergen.errors import CheckpointError
 from hypergen.runtime.progress import Advance, track
-from hypergen.storage.file_names import MANIFEST
+from hypergen.storage.file_names import CHECKPOINTS, MANIFEST, UNFINISHED
 
 FORMAT = 1
 MEGABYTE = 10**6
+BESIDE = (
+    ".gguf",
+    UNFINISHED,
+)  # what `export` and a stopped `generate` leave in a run folder, which no model is read from
 DIFFERS = "missing, or its content is not what the manifest says"
 BLOCK = 16 * MEGABYTE  # bytes hashed between two looks at the progress
 
@@ -33,23 +37,28 @@ def build_manifest(folder: Path, *, label: str = "") -> dict[str, Any]:
     return {"format": FORMAT, "files": files}
 
 
-def check_manifest(folder: Path, *, label: str = "") -> set[str]:
+def check_manifest(folder: Path, *, label: str = "", whole: bool = False) -> set[str]:
     """Compare every file that the manifest lists, and return their names.
 
     Args:
         folder: has the manifest.
         label: of the progress, in megabytes; empty: none is shown.
+        whole: refuse files that it does not list, too, but for hidden ones and those of BESIDE.
 
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file differs from it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        if not (folder / MANIFEST).is_file():  # such as a named pipe, which would be waited for
+            raise OSError
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
+    if whole and (others := sorted(_names(folder) - listed.keys())):
+        raise CheckpointError(f"{folder / others[0]}: is not in {MANIFEST}; move it elsewhere, or do not trust it")
     # The sizes come first: those that hold are true, so what an edited manifest says reaches no sum.
     for name, (size, _) in listed.items():
         if not _has_size(folder / name, size):
@@ -59,6 +68,18 @@ def check_manifest(folder: Path, *, label: str = "") -> set[str]:
             if not _has_digest(folder / name, digest, advance):
                 raise CheckpointError(f"{folder / name}: {DIFFERS}")
     return set(listed)
+
+
+def _names(folder: Path) -> set[str]:
+    """Name what a model may be read from: all but hidden files, exports, and what a process killed at its end left."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return {
+        str(name)
+        for name in names
+        if name.parts[0] not in (MANIFEST, CHECKPOINTS)
+        and not any(part.startswith(".") for part in name.parts)
+        and name.suffix not in BESIDE
+    }
 
 
 def _has_size(path: Path, size: object) -> bool:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from hypergen.errors import InputError
-from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_whole
-from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY
-from hypergen.storage.lock import take_lock
+from hypergen.storage.atomic import disk_errors, flush, retry_once, temporary_folder, write_whole
+from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS
+from hypergen.storage.held_folders import check_held
+from hypergen.storage.lock import open_lock, take_lock
+from hypergen.storage.temporary_folder import is_marked, leftovers_in, remove
+
+RUNS = Path("runs")  # below the working folder
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -28,37 +33,82 @@ def check_output(folder: Path, resume: bool) -> None:
     with disk_errors(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder}: is a file; a new or empty folder is needed")
-        if (folder / LOCK).is_file():
-            with open(folder / LOCK, "r+") as handle:  # NFS locks only what may be written
+        if os.path.lexists(folder / LOCK):
+            with open_lock(folder) as handle:
                 take_lock(folder, handle)
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    content = {name for name in names if name != LOCK and not name.startswith(TEMPORARY)}  # what a killed one left
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        content = {path.name for path in inside if path.name != LOCK and not is_marked(path)}  # what a killed one left
     if content and not resume:
         raise InputError(f"--output {folder}: is not empty; name a new folder, or continue it with --resume")
     if MANIFEST in content:
         raise InputError(f"--output {folder}: holds a finished run; name a new folder")
     if content and not {METRICS, CHECKPOINTS} & content:
         raise InputError(f"--resume: --output {folder} is not a run of hypergen")
+    if (folder / CHECKPOINTS).is_symlink():
+        raise InputError(f"--resume: {folder / CHECKPOINTS} is a symbolic link; hypergen writes through none")
 
 
 def check_finished(folder: Path) -> None:
-    """Refuse to read a run that is still being written or was stopped.
+    """Refuse to read a run that is still being written or was stopped, or a folder with pipes in place of files.
 
     Raises:
-        InputError: the folder is such a run.
+        InputError: the folder is one of these.
     """
     with disk_errors(folder):
+        for path in (*folder.glob("*"), *folder.glob("*/*")):
+            if path.exists() and not (path.is_file() or path.is_dir()):  # a library would wait for its other end
+                raise InputError(f"{path}: is neither a regular file nor a folder")
         is_started = (folder / LOCK).is_file() or (folder / CHECKPOINTS).is_dir()
         if is_started and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder}: is an unfinished run; wait for it, or continue it with --resume")
 
 
+def is_finished(folder: Path, resume: bool) -> bool:
+    """Tell whether a run that is to be continued has come to its end."""
+    with disk_errors(folder):
+        return resume and (folder / MANIFEST).is_file()
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove from a finished run what a process left that was killed just after it had finished it.
+
+    Raises:
+        LockedError: the process is still there.
+    """
+    with disk_errors(folder):
+        if os.path.lexists(folder / LOCK):
+            with open_lock(folder) as handle:
+                take_lock(folder, handle)
+                remove(folder / LOCK)
+        for path in (folder / CHECKPOINTS, *leftovers_in(folder)):
+            remove(path)
+
+
 def free_output(modality: str) -> Path:
     """Find the next free `runs/MODALITY-N` below the working folder."""
     number = 1
-    while (folder := Path("runs") / f"{modality}-{number}").exists():
+    while os.path.lexists(folder := RUNS / f"{modality}-{number}"):
         number += 1
     return folder
+
+
+@contextmanager
+def new_output(modality: str) -> Iterator[Path]:
+    """Make the next free run folder, which nobody else then takes; it goes again where it stays empty."""
+    had_runs = RUNS.exists()
+    with disk_errors(RUNS):
+        while True:
+            folder = free_output(modality)
+            with suppress(FileExistsError):  # another process has just made it
+                folder.mkdir(parents=True)
+                break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+            if not had_runs:
+                RUNS.rmdir()
 
 
 def finish(folder: Path, write: Callable[[Path], None]) -> None:
@@ -72,12 +122,14 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
         if (folder / METRICS).is_file():
             shutil.copyfile(folder / METRICS, temporary / METRICS)
 
-    temporary = folder / f"{TEMPORARY}{os.getpid()}"
-    write_whole(temporary, write_with_log, label="hash the run (MB)")
-    with disk_errors(folder):
-        _move_content(temporary, folder)
-        flush(folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with temporary_folder(folder, folder.name) as temporary:
+        content = temporary / "content"
+        write_whole(content, write_with_log, label="hash the run (MB)")
+        check_held(folder)
+        with disk_errors(folder):
+            _move_content(content, folder)
+            flush(folder)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _move_content(temporary: Path, folder: Path) -> None:
@@ -88,8 +140,8 @@ def _move_content(temporary: Path, folder: Path) -> None:
             target = folder / path.name
             if path.name == MANIFEST:  # which says that all the others are there
                 flush(folder)
-            if target.is_dir():  # from a process that was killed here
-                shutil.rmtree(target)
+            if target.is_dir() or target.is_symlink():  # from a process that was killed here
+                remove(target)
             retry_once(partial(os.replace, path, target))
             moved.append(target)
         temporary.rmdir()

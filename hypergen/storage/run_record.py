@@ -6,6 +6,7 @@ Shape letters: N sequences, T tokens.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from hypergen.runtime.redaction import redact
 from hypergen.version import __version__
 
 CORE_LIBRARIES = ("torch", "safetensors")
+HELD_OUT = "held-out sequences of SHA-256"
 FREE_ON_RESUME = {"output", "resume", "device", "checkpoint_every", "skip_bad", "allow_pickle_weights"}
 
 
@@ -77,6 +79,29 @@ def data_fingerprint(tokens: Tensor, loss_mask: Tensor | None = None) -> dict[st
     """Fingerprint the training sequences (N, T) and their loss mask, which a resumed one must share as well."""
     of_mask = None if loss_mask is None else tensor_sha256(loss_mask)
     return {"training data of SHA-256": tensor_sha256(tokens), "a loss mask of SHA-256": of_mask}
+
+
+def held_out_fingerprint(tokens: Tensor, loss_mask: Tensor | None = None) -> dict[str, str]:
+    """Fingerprint the held-out sequences (N, T), with which a resumed training must be compared as well."""
+    parts = [tensor_sha256(one) for one in (tokens, loss_mask) if one is not None]
+    return {HELD_OUT: hashlib.sha256("".join(parts).encode()).hexdigest()}
+
+
+def differing_option(record: dict[str, Any], fixed: dict[str, Any]) -> str | None:
+    """Say in which option a finished run differs from what is asked for now; None where it does in none.
+
+    Args:
+        record: of the run.
+        fixed: `fixed_options` of now; one that the version which wrote the record did not know counts as equal.
+    """
+    parts = [record.get(part) for part in ("config", "settings")]
+    if not all(isinstance(part, dict) for part in parts):
+        return "options that its record does not tell"
+    stored = {flag(name): value for part in parts for name, value in (part or {}).items()}
+    for name, value in json.loads(json.dumps(fixed)).items():
+        if name in stored and stored[name] != value:
+            return f"{name} {stored[name]}, not {value}"
+    return None
 
 
 def tensor_sha256(values: Tensor) -> str:

@@ -53,15 +53,22 @@ def read_limited(path: Path, where: str) -> bytes:
         InputError: it cannot be read, or is larger.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        is_odd = path.exists() and not (path.is_file() or path.is_dir())
+        content = b"" if is_odd else _beginning(path)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from None
     except ValueError:  # a NUL in it
         raise InputError(f"{where}: is not a file name") from None
+    if is_odd:  # a named pipe would be waited for
+        raise InputError(f"{where}: is not a regular file")
     if len(content) > LARGEST_FILE:
         raise InputError(f"{where}: is larger than {LARGEST_FILE // 2**20} MiB")
     return content
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE + 1)
 
 
 def parse_object(

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hypergen.config import FitConfig, PretrainConfig, fill
 from hypergen.data.compressed import ZSTANDARD
+from hypergen.data.folders import expanded
 from hypergen.data.hub import snapshot
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
@@ -246,7 +247,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
 def _find_words(source: str) -> WordList | None:
     """Find the word list of a base, or for a run that of the base that it names."""
     found = find_words(source, named_bases.card(source))
-    base = (read_optional(Path(source).expanduser() / RECORD) or {}).get("base")
+    base = (read_optional(expanded(source) / RECORD) or {}).get("base")
     if found is not None or not isinstance(base, str):
         return found
     return find_words(str(embedded_folder()) if base == TextModality.name else base, named_bases.card(base))

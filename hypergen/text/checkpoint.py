@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hypergen.data.folders import expanded
 from hypergen.data.hub import HUB_ID, is_offline
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
@@ -39,6 +40,7 @@ from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
 from hypergen.text import gguf, offload
 from hypergen.text.config import MODEL_FILES, MODEL_SUFFIXES
+from hypergen.text.introspection import check_context
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -117,7 +119,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Source:
     Raises:
         InputError: none of them, or the folder lacks its configuration, safetensors weights or tokenizer.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
     if gguf.is_gguf(folder):
@@ -158,6 +160,7 @@ def read_config(source: Source) -> PreTrainedConfig:
                 raise InputError(f"{source.name}: its {name} is a kernel of the hub, which is code; it is never run")
     if gguf.is_gguf(source.name):
         gguf.complete_config(gguf.read_header(Path(source.name)), config)
+    check_context(source.name, config.get_text_config(decoder=True))
     return config
 
 

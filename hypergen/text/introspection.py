@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hypergen.errors import InputError
+
+LONGEST_CONTEXT = 2**27  # tokens; the longest known is 2^23.3
 UNLIMITED_CONTEXT = 2**31 - 1
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "seq_length")
 RANDOM_FIELD = re.compile(r"drop|jitter")  # dropout, layerdrop, embd_pdrop, router_jitter_noise, ...
@@ -47,6 +50,18 @@ def body(causal: PreTrainedModel) -> PreTrainedModel:
     if causal.base_model is not causal:
         return cast(PreTrainedModel, causal.base_model)
     return next((module for module in causal.children() if isinstance(module, PreTrainedModel)), causal)
+
+
+def check_context(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a configuration whose context cannot be one: tables of that length would be computed.
+
+    Raises:
+        InputError: it is below 1 or above LONGEST_CONTEXT.
+    """
+    for field in CONTEXT_FIELDS:
+        length = getattr(config, field, None)
+        if isinstance(length, int) and not 1 <= length <= LONGEST_CONTEXT:
+            raise InputError(f"{name}: its {field} is {length}; must be from 1 to {LONGEST_CONTEXT:,}")
 
 
 def context_length(config: PreTrainedConfig) -> int:

@@ -21,6 +21,7 @@ from hypergen.kernels.packed_model import PackedBlock, PackedModel
 from hypergen.text.packable import GPT2_ACTIVATIONS, uncovered
 
 MOST_BYTES = 2**29  # of weights that are copied; in a larger model arithmetic takes the time, not calls
+MOST_POSITIONS = 2**20  # of a table of rotations
 FEW_POSITIONS = 8  # of a sequence whose rotation is compared with that of the longest one
 
 
@@ -42,6 +43,8 @@ def _is_small(causal: PreTrainedModel) -> bool:
 def _pack_llama(causal: Any) -> PackedModel | None:
     """Pack a model of the Llama family; None where its rotation depends on the length of the sequence."""
     body, config = causal.model, causal.config
+    if config.max_position_embeddings > MOST_POSITIONS:
+        return None
     rotary = _rotary_table(body.rotary_emb, config.max_position_embeddings)
     of_few = _rotary_table(body.rotary_emb, min(FEW_POSITIONS, len(rotary)))
     if not torch.allclose(rotary[:FEW_POSITIONS], of_few):

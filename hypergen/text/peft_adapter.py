@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from hypergen.data.folders import expanded
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.runtime.dependencies import load_optional
@@ -39,7 +40,7 @@ def find_adapter(source: str) -> PeftAdapter | None:
     Raises:
         InputError: it does not name its base, or its weights are not safetensors.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     path = folder / MODEL_FILES[0]
     if not path.is_file() or (folder / "config.json").exists():
         return None

@@ -17,7 +17,7 @@ from hypergen.data import compressed, tables
 from hypergen.data.bad_rows import Skip, skip_bad_rows
 from hypergen.data.compressed import Content, Unpacker, inner_suffix
 from hypergen.data.csv_rows import index_csv
-from hypergen.data.folders import find_files
+from hypergen.data.folders import expanded, find_files
 from hypergen.data.hub import HUB, load_hub_rows
 from hypergen.data.json_array import index_json
 from hypergen.data.jsonl import index_rows
@@ -64,7 +64,7 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | E
         return _read_stories()
     if source.startswith(HUB):
         return _read_hub(source, settings, skip_bad)
-    path = Path(source).expanduser()
+    path = expanded(source)
     with _file_errors(source):
         if not path.exists():
             raise InputError(f"{source}: no such file; allowed are {SOURCES}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -20,11 +20,14 @@ from hypergen.runtime import dependencies
 from hypergen.runtime.console import first_line
 from hypergen.text import gguf
 from hypergen.text.checkpoint import quiet
+from hypergen.text.tokenizer_safety import check_normalizer, no_panic
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCABULARY_SIZE = 4096
 SMALLEST_VOCABULARY_SIZE = 257  # 256 bytes and the special token
 TEXTS_PER_BATCH = 64
+LONGEST_WORD = 1000  # characters, of a text that a BPE is trained on
+LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)|\s{{{LONGEST_WORD}}}(?=\s)")
 SENTENCEPIECE, PROTOBUF, TIKTOKEN = "sentencepiece>=0.2", "protobuf>=4.25", "tiktoken>=0.7"
 MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model")
 PROTOBUF_SIGN = b"\n"  # how a sentencepiece model begins; the other kind is lines of text
@@ -32,6 +35,8 @@ PROTOBUF_SIGN = b"\n"  # how a sentencepiece model begins; the other kind is lin
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) -> PreTrainedTokenizerFast:
     """Train a BPE with exactly `vocabulary_size` pieces, special token included; fewer where texts are few.
+
+    Words longer than LONGEST_WORD are cut for this: the time of the training grows with the square of their length.
 
     Raises:
         InputError: the vocabulary cannot hold the 256 bytes and the special token.
@@ -48,10 +53,19 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) ->
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(map(_cut, texts)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Yield a text in parts in which no run without white space, or of white space, is longer than LONGEST_WORD."""
+    start = 0
+    for found in LONG_RUN.finditer(text):
+        yield text[start : found.end()]
+        start = found.end()
+    yield text[start:]
 
 
 def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerBase:
@@ -61,9 +75,12 @@ def load_tokenizer(name: str | Path, local_files_only: bool = True) -> PreTraine
         InputError: there is none, it cannot be read, or it has no pieces.
     """
     try:
-        with quiet():
+        with quiet(), no_panic(str(name)):
+            check_normalizer(Path(name) / "tokenizer.json")
             tokenizer = gguf.load_tokenizer(str(name)) if gguf.is_gguf(name) else _auto(str(name), local_files_only)
             _try_out(tokenizer)
+    except InputError:
+        raise
     except Exception as error:  # whatever hub, JSON and tokenizers raise
         reason = _missing_libraries(str(name)) or f"cannot be loaded ({first_line(error)})"
         raise InputError(f"{name}: its tokenizer {reason}") from error
@@ -126,7 +143,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], special: 
     """
     remaining, prefix = iter(texts), prefix_ids(tokenizer) if special else []
     while batch := list(islice(remaining, TEXTS_PER_BATCH)):
-        found = tokenizer(batch, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+        with no_panic("a text"):
+            found = tokenizer(batch, add_special_tokens=special, return_attention_mask=False, verbose=False)
+        found = found["input_ids"]
         yield from (ids[len(prefix) * _begins_twice(ids, prefix) :] for ids in found) if prefix else found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from hypergen.data.compressed import Unpacker
+from hypergen.data.folders import expanded
 from hypergen.errors import InputError
 from hypergen.runtime.console import sanitize
 from hypergen.storage.atomic import disk_errors, write_file
@@ -85,7 +86,7 @@ def find_words(source: str, card: Mapping[str, Any]) -> WordList | None:
     Raises:
         InputError: the card names it in another form than that above, or the file is not there.
     """
-    folder = embedded_folder() if card else Path(source).expanduser()
+    folder = embedded_folder() if card else expanded(source)
     found = card or read_optional(folder / RECORD) or {}
     if found.get("words") is None:
         return None

@@ -23,11 +23,14 @@ from hypergen.runtime.signals import SignalWatch
 from hypergen.storage.atomic import publish
 from hypergen.storage.file_names import STATE_NUMBERS, STATE_TENSORS
 from hypergen.storage.manifest import check_manifest
+from hypergen.storage.run_record import HELD_OUT
+from hypergen.training.parameters import TRAINED
 from hypergen.training.plan import TrainingHooks
 from hypergen.training.state import State
 
 KEPT = 2
 NEWER_COUNTS = {"epoch_correct": 0}  # what an older checkpoint does not have, with what is taken for it
+NEWER_FACTS = (TRAINED, HELD_OUT)  # what an older checkpoint does not say is not compared
 PREFIX = "step-"
 COUNTS = ("step", "epoch_loss", "epoch_correct", "micro_batch_size", "precision")  # of a state, beside its tensors
 
@@ -106,7 +109,7 @@ class Checkpoints:
     def _compare(self, numbers: dict[str, Any]) -> None:
         for name, value in json.loads(json.dumps(self.facts)).items():
             stored = numbers["facts"].get(name)
-            if stored != value:
+            if stored != value and not (name in NEWER_FACTS and name not in numbers["facts"]):
                 raise InputError(f"--resume: {self.folder} was started with {name} {stored}, not {value}")
         warn_about_changes("--resume", numbers["machine"], self.machine)
 

@@ -16,6 +16,8 @@ from hypergen.modality import TrainableModel
 from hypergen.runtime.progress import track
 from hypergen.training.state import BYTES_PER_WEIGHT
 
+FROZEN, TRAINED = "frozen weights of SHA-256", "trained weights at the start of SHA-256"
+
 
 def trained_parameters(model: TrainableModel, last_layers: int) -> dict[str, nn.Parameter]:
     """Select the parameters that train, by name; the model is left as it is.
@@ -67,20 +69,20 @@ def checkpoint_bytes(model: TrainableModel, last_layers: int) -> int:
     return BYTES_PER_WEIGHT * sum(parameter.numel() for parameter in trained_parameters(model, last_layers).values())
 
 
-def frozen_fingerprint(model: TrainableModel, last_layers: int, *, label: str = "") -> dict[str, str]:
-    """Hash the weights that do not train: a checkpoint does not hold them, so a resumed training must find the same.
+def base_fingerprint(model: TrainableModel, last_layers: int, *, label: str = "") -> dict[str, str]:
+    """Hash the weights of the base, before it is trained: those that do not train, and those that do.
 
-    Weights that stay in files (`--offload`) are not read for this: of such a model the embedding speaks for the rest.
-    `label`: of the progress; empty: none is shown.
+    A checkpoint does not hold the former, and the comparison is with the base as a whole, so a resumed training must
+    find the same. Weights that stay in files (`--offload`) are not read for this: of such a model the embedding speaks
+    for the rest. `label`: of the progress; empty: none is shown.
     """
-    if not last_layers:
-        return {}
     trained = trained_parameters(model, last_layers)
-    digest = hashlib.sha256()
-    frozen = {name: weight for name, weight in model.named_parameters() if name not in trained and not weight.is_meta}
-    with track(label, len(frozen), transient=True) as advance:
-        for name, weight in frozen.items():
+    weights = {name: weight for name, weight in model.named_parameters() if not weight.is_meta}
+    digests = {FROZEN: hashlib.sha256(), TRAINED: hashlib.sha256()} if last_layers else {TRAINED: hashlib.sha256()}
+    with track(label, len(weights), transient=True) as advance:
+        for name, weight in weights.items():
+            digest = digests[TRAINED if name in trained else FROZEN]
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
             advance()
-    return {"frozen weights of SHA-256": digest.hexdigest()}
+    return {name: digest.hexdigest() for name, digest in digests.items()}

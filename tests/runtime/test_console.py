@@ -68,3 +68,31 @@ def test_once_is_once_a_text(capsys):
     for text in ("one", "two", "one"):
         warn_once(text)
     assert capsys.readouterr().err == "hypergen: one\nhypergen: two\n"
+
+
+class Gone:
+    """A standard error that nobody reads any more."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    flush = write
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError, OSError(28, "No space left on device"), ValueError("closed")])
+def test_a_standard_error_that_cannot_be_written_is_no_obstacle(failure, monkeypatch):
+    gone = Gone()
+
+    def fail(*_):
+        raise failure
+
+    gone.write = gone.flush = fail
+    monkeypatch.setattr(console.sys, "stderr", gone)
+    warn("nobody reads this")
+    console.STANDARD_ERROR.flush()
+    assert console.STANDARD_ERROR.encoding == "utf-8" and not console.STANDARD_ERROR.isatty()

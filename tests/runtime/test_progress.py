@@ -133,3 +133,22 @@ def test_without_a_label_nothing_is_shown(capsys, terminal):
     with track("", 1) as advance:
         advance()
     assert terminal.getvalue() == "" and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_work_goes_on_where_nobody_reads_its_progress(is_terminal, monkeypatch):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with redirect_stderr(Gone()), track("fit", 3) as advance:
+        for _ in range(3):
+            advance(tokens=5, loss=1.0)

@@ -14,17 +14,41 @@ from hypergen.runtime.signals import WATCHED, SignalWatch
 @pytest.fixture(autouse=True)
 def handlers():
     """Whatever a test does, the former handlers are there after each block."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run below nohup
     before = [signal.getsignal(number) for number in WATCHED]
     yield
     assert [signal.getsignal(number) for number in WATCHED] == before
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_ends_the_block(number, code):
+@pytest.mark.parametrize("number", WATCHED)
+def test_it_ends_the_block(number):
     with pytest.raises(Interrupted) as error, SignalWatch():
         signal.raise_signal(number)
         raise AssertionError("still there")
-    assert error.value.exit_code == code
+    assert error.value.exit_code == 128 + number
+
+
+def test_those_that_end_a_process_are_watched():
+    assert {one.name for one in WATCHED} == {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU"}
+
+
+def test_a_closed_terminal_that_is_ignored_stays_so():
+    """As `nohup` has it."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalWatch() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.number() is None
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
+def test_what_repeats_by_itself_is_no_second_signal(number):
+    """The kernel sends SIGXCPU every second, shell and kernel both a SIGHUP."""
+    with pytest.raises(Interrupted, match=f"signal {signal.SIGTERM}"), SignalWatch() as signals, signals.noting():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
 
 
 def test_no_handler_on_the_way_takes_it_for_a_failure():

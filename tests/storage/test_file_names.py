@@ -18,6 +18,7 @@ NAMES = {
     "FIGURE": "grid",
     "LOCK": ".lock",
     "TEMPORARY": ".tmp-",
+    "MARK": ".process",
     "CHECKPOINTS": "checkpoints",
     "STATE_TENSORS": "state.safetensors",
     "STATE_NUMBERS": "state.json",

@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
-from hypergen.errors import InputError, LockedError
+from hypergen.errors import DiskError, InputError, LockedError
 from hypergen.storage import lock
 from hypergen.storage.atomic import publish
 from hypergen.storage.lock import lock_folder, take_lock, wait_for_lock
 from hypergen.storage.metrics_log import append_metrics
+from hypergen.storage.own_file import open_own
 from hypergen.storage.run_folder import check_output
+from hypergen.storage.temporary_folder import make_marked
 from tests.conftest import tree
 from tests.storage.faulty_disk import write_two
 
@@ -103,12 +105,47 @@ def test_a_folder_that_was_there_or_has_content_stays(tmp_path):
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path):
-    for name in (".tmp-1", "checkpoints/.tmp-step-2-1"):
-        (tmp_path / name).mkdir(parents=True)
-        write_two(tmp_path / name)
-    (tmp_path / ".tmp-1-metrics.jsonl").touch()
+    (tmp_path / "checkpoints").mkdir()
+    for parent, name in ((tmp_path, "metrics.jsonl"), (tmp_path / "checkpoints", "step-2")):
+        write_two(make_marked(parent, name))
+    write_two(make_own(tmp_path / ".tmp-mine"))
+    mine = tree(tmp_path / ".tmp-mine")
     with lock_folder(tmp_path):
-        assert tree(tmp_path).keys() == {".lock", "checkpoints"}
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoints", ".tmp-mine"}
+        assert tree(tmp_path / ".tmp-mine") == mine and not tree(tmp_path / "checkpoints")
+
+
+def make_own(folder):
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"my own\n", b"x" * 10_000, b"process" * 1000, b"\xff"])
+def test_a_file_of_somebody_else_in_place_of_the_lock_is_left_alone(content, tmp_path):
+    (tmp_path / ".lock").write_bytes(content)
+    for attempt in (lambda: check_output(tmp_path, False), lock_folder(tmp_path).__enter__):
+        with pytest.raises(InputError, match=r"/\.lock: is not a lock of hypergen; name another folder$"):
+            attempt()
+    assert tree(tmp_path) == {".lock": content}
+
+
+@pytest.mark.parametrize("content", [b"", b"proc", b"process 12 o", b"process 12 on host\n"])
+def test_what_a_killed_process_wrote_into_its_lock_is_ours(content, tmp_path):
+    (tmp_path / ".lock").write_bytes(content)
+    check_output(tmp_path, False)
+    with lock_folder(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_the_lock_of_another_folder_that_took_the_place_stays(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".lock").write_text("process 7 on host\n")
+    with lock_folder(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        (tmp_path / "run").symlink_to("other")
+        with pytest.raises(DiskError, match="is not the folder that this run has locked"):
+            append_metrics(tmp_path / "run", {"epoch": 1})
+    assert tree(tmp_path / "other") == {".lock": b"process 7 on host\n"}
 
 
 def test_a_run_that_another_process_has_just_finished_is_kept(tmp_path):
@@ -121,18 +158,17 @@ def test_a_run_that_another_process_has_just_finished_is_kept(tmp_path):
 
 def test_an_owner_that_has_not_written_its_name_yet_is_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SECONDS_BETWEEN", 0.0)
-    with open(tmp_path / "lock", "a+") as first, open(tmp_path / "lock", "a+") as second:
+    with open_own(tmp_path / "lock") as first, open_own(tmp_path / "lock") as second:
         take_lock(tmp_path, first)
         with pytest.raises(LockedError, match=r"in use by another process$"):
             take_lock(tmp_path, second)
-        first.write("process 7 on host\n")
-        first.flush()
+        first.write(b"process 7 on host\n")
         with pytest.raises(LockedError, match=r"in use by process 7 on host$"):
             take_lock(tmp_path, second)
 
 
 def test_a_lock_file_that_its_owner_has_just_removed_is_not_taken(tmp_path):
-    with open(tmp_path / "lock", "a+") as handle:
+    with open_own(tmp_path / "lock") as handle:
         (tmp_path / "lock").unlink()
         with pytest.raises(LockedError, match="has ended here just now; start again"):
             take_lock(tmp_path, handle)

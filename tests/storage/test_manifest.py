@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -60,6 +61,34 @@ def test_the_names_of_whole_files_come_back(tmp_path):
     publish(tmp_path / "new", write_two)
     (tmp_path / "new" / "later.txt").touch()  # not listed, so not compared
     assert check_manifest(tmp_path / "new") == {"a.txt", "deep/b.txt"}
+
+
+def test_what_is_not_listed_is_found_where_the_whole_folder_counts(tmp_path):
+    publish(tmp_path / "new", write_two)
+    for name in (".gitattributes", "run-f32.gguf", "out.jsonl.unfinished", "checkpoints/step-1/state.json"):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "new" / name).touch()
+    assert check_manifest(tmp_path / "new", whole=True) == {"a.txt", "deep/b.txt"}
+    for name in ("adapter_config.json", "deep/c.txt"):
+        (tmp_path / "new" / name).touch()
+        with pytest.raises(CheckpointError, match=rf"/{name}: is not in manifest.json"):
+            check_manifest(tmp_path / "new", whole=True)
+        (tmp_path / "new" / name).unlink()
+
+
+def test_an_empty_list_proves_nothing(tmp_path):
+    publish(tmp_path / "new", write_two)
+    edit_manifest(lambda manifest: manifest | {"files": {}})(tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"a\.txt: is not in manifest\.json"):
+        check_manifest(tmp_path / "new", whole=True)
+
+
+def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(tmp_path):
+    publish(tmp_path / "new", write_two)
+    (tmp_path / "new" / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "new" / "manifest.json")
+    with pytest.raises(CheckpointError, match="missing or not readable"):
+        check_manifest(tmp_path / "new")
 
 
 def test_hashing_shows_progress_in_megabytes(tmp_path, phases, monkeypatch):

@@ -29,6 +29,18 @@ def test_what_is_no_line_of_an_epoch_is_skipped(line, tmp_path):
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
+@pytest.mark.parametrize("value", ["null", '"1.5"', "true", "[1]", '{"a": 1}'])
+def test_a_row_with_a_value_that_is_no_number_is_left_out_before_the_training(value, tmp_path, capsys):
+    rows = f'{{"epoch": 1, "loss": {value}}}\n{{"epoch": 2, "loss": 0.5}}\n{"[" * 200_000}\n'
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [2]
+    rewind_metrics(tmp_path, 5)
+    assert "2 of its 3 lines are not of a training log; they are left out" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 2, "loss": 0.5}\n'
+    rewind_metrics(tmp_path, 5)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_full_disk_leaves_the_former_log(tmp_path):
     append_metrics(tmp_path, {"epoch": 1})
     before = tree(tmp_path)

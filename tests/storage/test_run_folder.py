@@ -1,5 +1,6 @@
 """Who may write and read a run folder, and how it is finished. Alone: pytest tests/storage/test_run_folder.py"""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypergen.storage import run_folder
 from hypergen.storage.lock import lock_folder
 from hypergen.storage.manifest import check_manifest
 from hypergen.storage.metrics_log import append_metrics
+from hypergen.storage.temporary_folder import make_marked
 from tests.conftest import tree
 from tests.storage.faulty_disk import failing, uses, write_two
 
@@ -69,6 +71,62 @@ def test_the_next_free_folder(tmp_path, monkeypatch):
     for name in ("text-1", "text-2", "image-1", "text-4"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert [str(run_folder.free_output(name)) for name in ("text", "image")] == ["runs/text-3", "runs/image-2"]
+
+
+def test_what_begins_like_our_temporary_folders_and_is_not_ours_is_content(tmp_path):
+    (tmp_path / ".tmp-mine").mkdir()
+    write_two(tmp_path / ".tmp-mine")
+    with pytest.raises(InputError, match="is not empty"):
+        run_folder.check_output(tmp_path, False)
+    (tmp_path / "run").mkdir()
+    make_marked(tmp_path / "run", "metrics.jsonl")
+    run_folder.check_output(tmp_path / "run", False)
+
+
+def test_checkpoints_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"/checkpoints is a symbolic link"):
+        run_folder.check_output(tmp_path / "run", True)
+
+
+def test_a_pipe_in_a_model_folder_is_refused(tmp_path):
+    (tmp_path / "codec").mkdir()
+    run_folder.check_finished(tmp_path)
+    os.mkfifo(tmp_path / "codec" / "model.safetensors")
+    with pytest.raises(InputError, match="is neither a regular file nor a folder"):
+        run_folder.check_finished(tmp_path)
+
+
+def test_a_new_folder_is_nobody_else_s(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with run_folder.new_output("text") as one, run_folder.new_output("text") as other:
+        assert (one, other) == (Path("runs/text-1"), Path("runs/text-2"))
+        (other / "a.txt").touch()
+    assert tree(tmp_path).keys() == {"runs", "runs/text-2", "runs/text-2/a.txt"}
+
+
+def test_a_new_folder_that_stayed_empty_goes_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError), run_folder.new_output("text") as folder, lock_folder(folder):
+        raise KeyError
+    assert not tree(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "text-1").symlink_to("nowhere")
+    with run_folder.new_output("text") as folder:
+        assert folder == Path("runs/text-2")
+    assert tree(tmp_path).keys() == {"runs", "runs/text-1"}
+
+
+def test_what_a_process_killed_after_the_end_left_is_removed(tmp_path):
+    run_folder.finish(started(tmp_path), write_two)
+    before = tree(tmp_path)
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / ".lock").write_text("process 7 on host\n")
+    make_marked(tmp_path, "run")
+    assert run_folder.is_finished(tmp_path, True) and not run_folder.is_finished(tmp_path, False)
+    run_folder.remove_traces(tmp_path)
+    assert tree(tmp_path) == before
 
 
 def started(folder):

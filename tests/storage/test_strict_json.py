@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 
 import pytest
@@ -90,3 +91,9 @@ def test_types_are_named_as_in_json():
     values = [None, True, 1, 1.5, "a", [], {}]
     names = ["null", "a boolean", "a number", "a number", "a string", "an array", "an object"]
     assert list(map(kind_of, values)) == names
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"a\.json: is not a regular file"):
+        read_object(tmp_path / "a.json")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hypergen.errors import InputError
 from hypergen.text.tokenizer import (
     END_OF_TEXT,
+    LONGEST_WORD,
     SMALLEST_VOCABULARY_SIZE,
     TEXTS_PER_BATCH,
+    _cut,
     begin_once,
     decode_texts,
     largest_id,
@@ -97,3 +101,14 @@ def test_start_tokens_that_a_text_has_already_are_not_put_there_twice():
         found = list(tokenize(marked, texts, special=special))
         assert [ids.count(begin) for ids in found] == count
     assert found[0][1:] == found[1] and begin_once([5, 6], [5]) == [5, 6] and begin_once([], [5]) == [5]
+
+
+def test_a_text_is_cut_where_a_run_is_too_long_and_nowhere_else():
+    texts = ["a b " * 2000, "x" * LONGEST_WORD, "one " + "x" * (2 * LONGEST_WORD + 1) + " two" + " " * 2500 + "end", ""]
+    for text in texts:
+        assert "".join(_cut(text)) == text
+    assert list(_cut(texts[0])) == [texts[0]] and list(_cut(texts[1])) == [texts[1]]
+    parts = list(_cut(texts[2]))
+    assert len(parts) == 5
+    runs = [run for part in parts for run in re.findall(r"\S+|\s+", part)]
+    assert max(map(len, runs)) == LONGEST_WORD

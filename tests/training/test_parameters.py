@@ -11,9 +11,9 @@ import torch
 from hypergen.errors import InputError
 from hypergen.training.loop import hyperfit
 from hypergen.training.parameters import (
+    base_fingerprint,
     check_last_layers,
     checkpoint_bytes,
-    frozen_fingerprint,
     mark_trained,
     trained_parameters,
 )
@@ -74,7 +74,7 @@ def test_a_choice_that_is_refused_marks_nothing():
     model = toy()
     mark_trained(model, 1)
     before = [parameter.requires_grad for parameter in model.parameters()]
-    for refuse in (mark_trained, trained_parameters, check_last_layers, checkpoint_bytes, frozen_fingerprint):
+    for refuse in (mark_trained, trained_parameters, check_last_layers, checkpoint_bytes, base_fingerprint):
         with pytest.raises(InputError, match=r"^--last-layers 4: the model has 3 blocks$"):
             refuse(model, 4)
     assert [parameter.requires_grad for parameter in model.parameters()] == before
@@ -91,34 +91,41 @@ def test_a_checkpoint_has_the_size_that_was_computed(last_layers):
     assert checkpoint_bytes(model, last_layers) == size
 
 
-def test_the_fingerprint_is_of_the_frozen_weights_alone():
+def test_the_fingerprint_is_of_all_weights_of_the_base():
     model = toy()
-    expected = hashlib.sha256()
+    expected = {
+        "frozen weights of SHA-256": hashlib.sha256(),
+        "trained weights at the start of SHA-256": hashlib.sha256(),
+    }
     for name, weight in model.named_parameters():  # written out: what checkpoints of former versions hold
-        if not name.startswith(("blocks.2.", "norm.", "output.")):
-            expected.update(name.encode() + weight.detach().numpy().tobytes())
-    former = frozen_fingerprint(model, 1)
-    assert former == {"frozen weights of SHA-256": expected.hexdigest()}
+        is_trained = name.startswith(("blocks.2.", "norm.", "output."))
+        digest = list(expected.values())[is_trained]
+        digest.update(name.encode() + weight.detach().numpy().tobytes())
+    former = base_fingerprint(model, 1)
+    assert former == {name: digest.hexdigest() for name, digest in expected.items()}
+    whole = base_fingerprint(model, 0)
+    assert whole.keys() == {"trained weights at the start of SHA-256"}
     with torch.no_grad():
-        model.blocks[2].mlp[0].weight[0, 0] += 1
-        assert frozen_fingerprint(model, 1) == former
-        model.blocks[1].mlp[0].weight[0, 0] += 1
-        assert frozen_fingerprint(model, 1) != former
-    assert frozen_fingerprint(model, 0) == {}
+        for block, name in ((2, "trained weights at the start of SHA-256"), (1, "frozen weights of SHA-256")):
+            model.blocks[block].mlp[0].weight[0, 0] += 1
+            found = base_fingerprint(model, 1)
+            assert [one for one in found if found[one] != former[one]] == [name]
+            former = found
+            assert base_fingerprint(model, 0) != whole
 
 
 def test_the_fingerprint_does_not_read_weights_that_are_in_files():
     """And takes any dtype."""
     model = toy().bfloat16()
-    whole = frozen_fingerprint(model, 1)
+    whole = base_fingerprint(model, 1)
     model.blocks[0].to("meta")
-    assert frozen_fingerprint(model, 1) != whole
+    assert base_fingerprint(model, 1) != whole
 
 
-def test_hashing_frozen_weights_shows_progress(phases):
+def test_hashing_weights_shows_progress(phases):
     model = toy()
-    frozen_fingerprint(model, 1)
+    base_fingerprint(model, 1)
     assert phases() == {}
-    num_frozen = sum(not name.startswith(("blocks.2.", "norm.", "output.")) for name, _ in model.named_parameters())
-    frozen_fingerprint(model, 1, label="hash")
-    assert phases() == {"hash": f"{num_frozen}/{num_frozen}"}
+    count = sum(1 for _ in model.parameters())
+    base_fingerprint(model, 1, label="hash")
+    assert phases() == {"hash": f"{count}/{count}"}
