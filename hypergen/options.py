@@ -240,10 +240,8 @@ def _check_drawn(config: FitConfig) -> None:
     """Refuse to draw more held-out sequences from the base than training ones: each takes a decoding of its own."""
     most = max(config.num_samples or 0, HELD_OUT_SAMPLES)
     if num_held_out(config) > most:
-        raise InputError(
-            f"--held-out-samples {config.held_out_samples}: at most {most} are drawn from the base, as many as "
-            "--num-samples; name a file with --prompts"
-        )
+        allowed = f"at most {most} are drawn from the base, as many as --num-samples; name a file with --prompts"
+        raise InputError(f"--held-out-samples {config.held_out_samples}: {allowed}")
 
 
 def num_held_out(config: FitConfig) -> int:

@@ -141,11 +141,13 @@ def _line(record: dict[str, Any]) -> bytes:
 def _checked(line: bytes) -> dict[str, Any] | None:
     """Read the record of a line; None where its checksum does not hold."""
     try:
-        record = json.loads(line)
-        checksum = record.pop(CHECKSUM)
-        return record if checksum == _sum(json.dumps(record)) else None
+        return _agreeing(json.loads(line))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
+
+
+def _agreeing(record: dict[str, Any]) -> dict[str, Any] | None:
+    return record if record.pop(CHECKSUM) == _sum(json.dumps(record)) else None
 
 
 def _sum(text: str) -> str:

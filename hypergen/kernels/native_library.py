@@ -192,12 +192,14 @@ def _wait(process: subprocess.Popen[bytes], compiler: str) -> bytes:
 
 def _processor_time(group: int) -> int:
     """Add up the processor time (ticks) of a process group and of its children that have ended."""
-    total = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            numbers = path.read_bytes().rpartition(b")")[2].split()
-            total += sum(map(int, numbers[11:15])) if int(numbers[2]) == group else 0
-    return total
+    return sum(_ticks(path, group) for path in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _ticks(path: Path, group: int) -> int:
+    with suppress(OSError):  # it has ended
+        numbers = path.read_bytes().rpartition(b")")[2].split()
+        return sum(map(int, numbers[11:15])) if int(numbers[2]) == group else 0
+    return 0
 
 
 def _processor() -> str:

@@ -46,9 +46,13 @@ def _row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    return row if _is_row(row) else None
+
+
+def _is_row(row: Any) -> bool:
+    """Tell whether this is of an epoch, and numbers alone."""
     is_whole = isinstance(row, dict) and isinstance(row.get("epoch"), int)
-    are_numbers = is_whole and all(isinstance(one, int | float) and not isinstance(one, bool) for one in row.values())
-    return row if are_numbers else None
+    return is_whole and all(isinstance(one, int | float) and not isinstance(one, bool) for one in row.values())
 
 
 def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:

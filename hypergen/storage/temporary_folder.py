@@ -33,9 +33,16 @@ def is_marked(folder: Path, target: str | None = None) -> bool:
     if not folder.name.startswith(TEMPORARY) or folder.is_symlink() or not folder.is_dir():
         return False
     record = read_record(folder / MARK)
-    if target is None:
-        return record is not None or not any(folder.iterdir())
-    return record is not None and record.partition(b"\n")[2] == os.fsencode(target)
+    return _is_unused(folder, target) if record is None else target in (None, _target(record))
+
+
+def _is_unused(folder: Path, target: str | None) -> bool:
+    """Tell whether its process was killed at once; beside a path that others write, too, that cannot be known."""
+    return target is None and not any(folder.iterdir())
+
+
+def _target(record: bytes) -> str:
+    return os.fsdecode(record.partition(b"\n")[2])
 
 
 def remove_marked(folder: Path) -> None:

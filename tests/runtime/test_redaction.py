@@ -47,26 +47,26 @@ def test_every_part_of_a_record_is_seen():
 SIGNS = string.ascii_letters + string.digits + "-._~!$&'()*+,;=%@/:?#[]"
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_no_password_in_a_url_is_shown_whatever_it_is_made_of(seed):
+def test_no_password_in_a_url_is_shown_whatever_it_is_made_of():
     """As people type it: not percent-encoded, with every sign that a URL has."""
-    draw = random.Random(seed)
-    secret = "".join(draw.choices(SIGNS, k=draw.randint(1, 20))) + "S3cret"
-    scheme, user = draw.choice(("https", "ftp", "s3")), draw.choice(("user", "a.b", ""))
-    slashes = draw.choice(("/", "//"))
-    shown = redact(f"from {scheme}:{slashes}{user}:{secret}@host.example/path: not there")
-    assert "S3cret" not in shown and shown.startswith(f"from {scheme}:{slashes}***@")
-    assert shown.endswith("host.example/path: not there") and redact(shown) == shown
+    for seed in range(1000):
+        draw = random.Random(seed)
+        secret = "".join(draw.choices(SIGNS, k=draw.randint(1, 20))) + "S3cret"
+        scheme, user = draw.choice(("https", "ftp", "s3")), draw.choice(("user", "a.b", ""))
+        slashes = draw.choice(("/", "//"))
+        shown = redact(f"from {scheme}:{slashes}{user}:{secret}@host.example/path: not there")
+        assert "S3cret" not in shown and shown.startswith(f"from {scheme}:{slashes}***@"), seed
+        assert shown.endswith("host.example/path: not there") and redact(shown) == shown, seed
 
 
 FAMILIES = ("hf_", "hf_oauth_", "hf_jwt_", "api_org_", "ghp_", "gho_", "github_pat_", "glpat-")
 
 
-@pytest.mark.parametrize("seed", range(100))
 @pytest.mark.parametrize("prefix", FAMILIES)
-def test_no_token_of_a_family_is_shown(prefix, seed):
-    draw = random.Random(seed)
-    secret = "".join(draw.choices(string.ascii_letters + string.digits, k=draw.randint(20, 60))) + "1"
-    around = draw.choice(("{}", "a {} b", "'{}'", "x={},", "/home/{}/a", "https://user:{}@host"))
-    shown = redact(around.format(prefix + secret))
-    assert secret not in shown and redact(shown) == shown
+def test_no_token_of_a_family_is_shown(prefix):
+    for seed in range(100):
+        draw = random.Random(seed)
+        secret = "".join(draw.choices(string.ascii_letters + string.digits, k=draw.randint(20, 60))) + "1"
+        around = draw.choice(("{}", "a {} b", "'{}'", "x={},", "/home/{}/a", "https://user:{}@host"))
+        shown = redact(around.format(prefix + secret))
+        assert secret not in shown and redact(shown) == shown, seed
