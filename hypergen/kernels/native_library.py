@@ -70,14 +70,14 @@ def _with_types(library: ctypes.CDLL) -> ctypes.CDLL:
     """
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     try:
-        library.lanes.restype = library.decode_step.restype = library.cross_entropy.restype = number
+        for function in (library.lanes, library.decode_step, library.cross_entropy, library.sharpness):
+            function.restype = number
         library.decode_step.argtypes = [pointer, number, *[pointer] * 3, number, number, number, pointer, number]
         library.sample_tokens.restype = None
         library.sample_tokens.argtypes = [pointer, pointer, pointer, number, pointer, number]
-        library.cross_entropy.argtypes = [
-            *(pointer, number, pointer, number, number, ctypes.c_float),
-            *(pointer, pointer, pointer, number),
-        ]
+        rows = (pointer, number, pointer, number, number)
+        library.cross_entropy.argtypes = [*rows, ctypes.c_float, *[pointer] * 3, number]
+        library.sharpness.argtypes = [*rows, *[pointer] * 3, number]
     except AttributeError as error:
         raise NativeError(f"the compiled library lacks a function ({error})") from error
     return library

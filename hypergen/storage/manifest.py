@@ -13,10 +13,8 @@ from hypergen.storage.file_names import CHECKPOINTS, MANIFEST, UNFINISHED
 
 FORMAT = 1
 MEGABYTE = 10**6
-BESIDE = (
-    ".gguf",
-    UNFINISHED,
-)  # what `export` and a stopped `generate` leave in a run folder, which no model is read from
+# What `export` and a stopped `generate` leave in a run folder, which no model is read from.
+BESIDE = (".gguf", "-int8.safetensors", UNFINISHED)
 DIFFERS = "missing, or its content is not what the manifest says"
 BLOCK = 16 * MEGABYTE  # bytes hashed between two looks at the progress
 
@@ -78,7 +76,7 @@ def _names(folder: Path) -> set[str]:
         for name in names
         if name.parts[0] not in (MANIFEST, CHECKPOINTS)
         and not any(part.startswith(".") for part in name.parts)
-        and name.suffix not in BESIDE
+        and not name.name.endswith(BESIDE)
     }
 
 

@@ -24,10 +24,11 @@ from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, M
 from hypergen.runtime.launcher import is_distributed
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
-from hypergen.text import gguf, gguf_export, named_bases, sources
+from hypergen.text import eight_bit, gguf, gguf_export, named_bases, sources
 from hypergen.text.chat_template import require_template, user_turn
 from hypergen.text.checkpoint import (
     TOKENIZER_FILES,
+    Source,
     load_causal,
     locate,
     new_llama,
@@ -221,9 +222,8 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     if adapter:
         load_peft(adapter)
     found = locate(named_bases.resolve(snapshot(adapter.base) if adapter else source), allow_pickle_weights)
-    if settings.offload and (adapter or gguf.is_gguf(found.name)):
-        kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
-        raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
+    if settings.offload:
+        _check_offloadable(source, found, adapter)
     config = read_config(found)
     tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
     if settings.chat:
@@ -271,6 +271,18 @@ def _check_offload(allow_pickle_weights: bool) -> None:
         raise InputError("--offload: reads safetensors only; --allow-pickle-weights does not go with it")
     if is_distributed():
         raise InputError("--offload: runs in one process, so that the files are read once; this is one of several")
+
+
+def _check_offloadable(source: str, found: Source, adapter: PeftAdapter | None) -> None:
+    """Require files whose weights can be read as they are."""
+    kinds = {
+        "a PEFT adapter, which is merged in memory": adapter is not None,
+        "a GGUF file": gguf.is_gguf(found.name),
+        "stored in 8 bits": eight_bit.is_eight_bit(Path(found.name)),
+    }
+    for kind, is_so in kinds.items():
+        if is_so:
+            raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
 
 
 def _sequence_length(settings: Settings) -> int:
@@ -572,8 +584,15 @@ def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> Non
     gguf_export.write_gguf(causal, tokenizer, file, type=type, title=title, end_tokens=modality.end_tokens)
 
 
+def _write_eight_bit(modality: Modality, file: Path, *, type: str, title: str) -> None:
+    """Write weights in 8 bits, without the tokenizer: hypergen reads them beside the other files of a run."""
+    assert isinstance(modality, TextModality)
+    eight_bit.write_weights(modality.model.causal, file)
+
+
 EXPORT_FORMATS = {
-    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf)
+    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf),
+    "safetensors": ExportFormat(suffix=eight_bit.SUFFIX, types=("int8",), write=_write_eight_bit),
 }
 
 

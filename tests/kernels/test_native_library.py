@@ -32,7 +32,7 @@ def made(cache):
 @pytest.fixture
 def small_source(empty_cache, monkeypatch, tmp_path):
     """As many functions, which compile in a moment; gives the folder of the libraries."""
-    names = ("lanes", "decode_step", "sample_tokens", "cross_entropy")
+    names = ("lanes", "decode_step", "sample_tokens", "cross_entropy", "sharpness")
     text = "".join(f'extern "C" long {name}() {{ return 7; }}\n' for name in names)
     (tmp_path / "small.cpp").write_text(text)
     monkeypatch.setattr(native_library, "SOURCE", tmp_path / "small.cpp")

@@ -65,7 +65,8 @@ def test_the_names_of_whole_files_come_back(tmp_path):
 
 def test_what_is_not_listed_is_found_where_the_whole_folder_counts(tmp_path):
     publish(tmp_path / "new", write_two)
-    for name in (".gitattributes", "run-f32.gguf", "out.jsonl.unfinished", "checkpoints/step-1/state.json"):
+    exports = ("run-f32.gguf", "run-int8.safetensors")
+    for name in (".gitattributes", *exports, "out.jsonl.unfinished", "checkpoints/step-1/state.json"):
         (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "new" / name).touch()
     assert check_manifest(tmp_path / "new", whole=True) == {"a.txt", "deep/b.txt"}
