@@ -278,10 +278,14 @@ def test_prompts_of_a_comparison(asked, expected):
 # The base of a run.
 
 
-def test_the_base_is_what_the_record_says(tmp_path):
+def test_the_base_is_what_the_record_says(tmp_path, monkeypatch):
     (tmp_path / "base").mkdir()
     record(tmp_path / "base", {"modality": "toy"})
     assert options.base_of(tmp_path, str(tmp_path / "base"), "toy") == str(tmp_path / "base")
+    with pytest.raises(InputError, match=r"its record names some-one/model as its base, which is not on this machine"):
+        options.base_of(tmp_path, "some-one/model", "text")  # maybe a stranger's record: the hub is not asked
+    assert options.base_of(tmp_path, "some-one/model", "text", is_typed=True) == "some-one/model"
+    monkeypatch.setattr(options, "is_cached", lambda name: True)
     assert options.base_of(tmp_path, "some-one/model", "text") == "some-one/model"
     assert options.base_of(tmp_path, "text", "text") == options.embedded_base("text")
 

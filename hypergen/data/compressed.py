@@ -195,6 +195,8 @@ def _pieces(path: Path, compression: str, file: BinaryIO) -> Iterator[bytes]:
     while True:
         try:
             piece = next(stream, b"")
+        except InputError:
+            raise
         except DAMAGED as error:
             raise InputError(f"{path}: cannot be unpacked ({compression}: {first_line(error)})") from None
         if not piece:
