@@ -100,7 +100,7 @@ def test_no_long_part_of_fit_and_evaluate_is_silent(toy_base, tmp_path, phases):
     run = fit(toy_base, tmp_path / "run", last_layers=1, measure_every=1)
     shown = phases()
     assert list(shown) == [
-        *("base greedy", "base greedy: describe", "base top-p", "hash frozen weights", "hyperfit: activation cache"),
+        *("base greedy", "base greedy: describe", "base top-p", "hash the base", "hyperfit: activation cache"),
         *("hyperfit", "hyperfitted greedy", "hyperfitted greedy: describe", "hash the run (MB)"),
     ]
     assert shown["base greedy: describe"] == "16/16" and shown["hyperfit: activation cache"] == "24/24"

@@ -133,12 +133,17 @@ def _checked(path: Path) -> ctypes.CDLL | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # a link, or gone
         return None
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & OF_OTHERS
-        if not is_ours or hashlib.file_digest(file, "sha256").hexdigest() != path.stem.rpartition("-")[2]:
-            return None
-        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    found = os.fstat(descriptor)
+    is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & OF_OTHERS
+    if is_ours and _digest(descriptor) == path.stem.rpartition("-")[2]:
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")  # stays open: the loader knows a library by its name
+    os.close(descriptor)
+    return None
+
+
+def _digest(descriptor: int) -> str:
+    with open(descriptor, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compile(compiler: str, folder: Path, name: str) -> Path:
