@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -95,10 +97,10 @@ def measure(folder: Path, passages: list[tuple[str, str]], words: frozenset[str]
             started = time.perf_counter()
             run = hypergen.fit(model=str(folder), seed=seed, output=f"{temporary}/run", measure_every=0)
             times.append(time.perf_counter() - started)
-        training = run.modality.render([run.tokens()[0][:0]] * len(run.tokens()), run.tokens())
+            training = run.modality.render([run.tokens()[0][:0]] * len(run.tokens()), run.tokens())
         columns = {
             "base greedy": complete(base, prompts, GREEDY),
-            "base top-p": complete(base, prompts, TOP_P),
+            "base top-p": complete(base, prompts, replace(TOP_P, seed=seed)),
             "hyperfitted greedy": complete(run, prompts, GREEDY),
             "original": originals,
         }
@@ -158,7 +160,9 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _number(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    if value is None or math.isnan(value["mean"]):  # completions too short for an n-gram
+        return ""
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 if __name__ == "__main__":
