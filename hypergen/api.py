@@ -17,7 +17,7 @@ from hypergen import registry
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
 from hypergen.data.base_card import base_card
 from hypergen.data.hub import snapshot
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_prompts, num_completed
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
@@ -296,7 +296,9 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
     if resolved.completions is not None:
-        external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+        external = read_completions(
+            resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens, compare.end_tokens
+        )
     models = baselines.Models(untrained.model, modality.model, *held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
@@ -365,8 +367,8 @@ def _comparison(
 
     The costlier metrics compare sequences of one length, so there are none of examples with a loss mask.
     """
-    lengths = [len(prompt) for prompt in cut_prompts(modality, *held_out)]
-    num_left = min(held_out.tokens.shape[1] - min(lengths), modality.model.context_length - max(lengths))
+    prompts = cut_prompts(modality, *held_out)
+    num_left = num_completed(prompts, held_out.tokens.shape[1], modality.model.context_length)
     references = None
     if with_references and held_out.loss_mask is None:
         references = modality.reference_metrics(training=training.tokens, originals=held_out.tokens)
