@@ -21,8 +21,6 @@ from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
 from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
-from hypergen.storage.file_names import RECORD
-from hypergen.storage.strict_json import read_optional
 from hypergen.text import gguf, gguf_export, named_bases, sources
 from hypergen.text.chat_template import require_template, user_turn
 from hypergen.text.checkpoint import (
@@ -35,7 +33,7 @@ from hypergen.text.checkpoint import (
     save_causal,
 )
 from hypergen.text.comparison_table import TextFigure, comparison_table
-from hypergen.text.config import PAPER_RECIPE, Settings
+from hypergen.text.config import NAME, PAPER_RECIPE, Settings
 from hypergen.text.conversations import Example, plain_text
 from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
@@ -57,7 +55,7 @@ from hypergen.text.tokenizer import (
     tokenize,
     train_tokenizer,
 )
-from hypergen.text.word_list import NO_LIST, WordList, embedded_folder, find_words
+from hypergen.text.word_list import NO_LIST, WordList, find_words
 
 METRICS: dict[str, Metric] = {
     "known_words": Metric(
@@ -230,7 +228,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
-    words = _find_words(adapter.base if adapter else source)
+    words = find_words(adapter.base if adapter else source)
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
     if adapter:
         causal = merge(causal, adapter)
@@ -241,15 +239,6 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
         word_list=words,
         processor_files=processor_files(found, config),
     )
-
-
-def _find_words(source: str) -> WordList | None:
-    """Find the word list of a base, or for a run that of the base that it names."""
-    found = find_words(source, named_bases.card(source))
-    base = (read_optional(Path(source).expanduser() / RECORD) or {}).get("base")
-    if found is not None or not isinstance(base, str):
-        return found
-    return find_words(str(embedded_folder()) if base == TextModality.name else base, named_bases.card(base))
 
 
 def _tokenizer_source(adapter: PeftAdapter | None) -> str | None:
@@ -297,7 +286,7 @@ def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
 class TextModality:
     """Convert documents (str) to ids and back, and hold the model over them; see `modality.Modality`."""
 
-    name = "text"
+    name = NAME
 
     def __init__(
         self,
