@@ -184,7 +184,7 @@ def build(
     if settings.chat or settings.pad:
         raise InputError(f"--{'chat' if settings.chat else 'pad'}: pretrain does not read it; it packs texts")
     trained, texts = config.codec_from, map(plain_text, items)
-    tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(trained)
+    tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(snapshot(trained))
     if tokenizer.eos_token_id is None:
         raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
     causal = new_llama(
@@ -217,7 +217,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     adapter = find_adapter(named_bases.resolve(source))
     if adapter:
         load_peft(adapter)
-    found = locate(named_bases.resolve(snapshot(adapter.base) if adapter else source), allow_pickle_weights)
+    found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
     if settings.offload and (adapter or gguf.is_gguf(found.name)):
         kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
         raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
