@@ -52,7 +52,7 @@ def test_a_run_inside_the_cache_of_the_hub(text_run, tmp_path, capsys):
 
 
 def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
-    from hypergen.text.adapter import TextModality
+    from hypergen.text.modality import TextModality
 
     monkeypatch.setattr(TextModality, "render", lambda *_, **__: ["\x1b]0;title\x07\x9bA\nB\u202e"])
     assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]
