@@ -32,9 +32,9 @@ from hypergen.evaluation.diversity import repetition_values, ttr_values
 from hypergen.evaluation.judge import loss_under
 from hypergen.evaluation.overlap import longest_overlap
 from hypergen.run import Run
-from hypergen.text.adapter import TextModality
 from hypergen.text.config import Settings
 from hypergen.text.known_words import whole_words, words_of
+from hypergen.text.modality import TextModality
 from hypergen.text.word_list import read_words
 
 NUM_PROMPTS = 128
