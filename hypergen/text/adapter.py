@@ -5,7 +5,7 @@ Shape letters: N sequences, M originals, B batch, T tokens, P prompt, S completi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -62,22 +62,27 @@ from hypergen.text.word_list import NO_LIST, WordList, embedded_folder, find_wor
 METRICS: dict[str, Metric] = {
     "known_words": Metric(
         head="known words",
-        meaning="share of a completion's words that the base's word list has, 0 to 1; high is better",
+        meaning="share of a completion's words that the base's word list has, 0 to 1",
+        is_summary=True,
+        better="higher",
     ),
     "self_bleu": Metric(
         head="self-BLEU",
         meaning="BLEU of a text with the other completions as references, 0 to 100; low is varied",
         decimals=1,
         is_diversity=True,
+        better="lower",
     ),
     "dataset_bleu": Metric(
         head="dataset BLEU",
         meaning="BLEU of a text with all training texts as references, 0 to 100; high quotes",
         decimals=1,
+        better="lower",
     ),
     "mauve": Metric(
         head="MAUVE",
         meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
+        better="higher",
     ),
 }
 OPTIONAL_DEPENDENCIES = {
@@ -515,14 +520,19 @@ class TextModality:
         length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
         return row[:length]
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> TextFigure:
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> TextFigure:
         """Draw N prompts (P,) and completions (N, S) by title as an HTML table, one row an example.
 
-        Everything is escaped; 4-grams of words that a completion repeats are marked.
+        Everything is escaped; 4-grams of words that a completion repeats are marked, those that are recited framed.
         """
         rows = list(prompts)
         texts = {title: self.render(rows, completions) for title, completions in columns.items()}
-        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts))
+        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts, recited or {}))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """Compute `known_words` (B,) where the base has a word list; the others are in `reference_metrics`."""
