@@ -14,7 +14,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8; --muted: #9aa3ab; --line: #32383d;
   --accent: #5cc4c9; --good: #5fc98f } }
 .paper { fill: var(--paper) } text { font: 13px sans-serif; fill: var(--ink) } .grid { stroke: var(--line) }
-.label { fill: var(--muted) } .line { fill: none; stroke: var(--accent); stroke-width: 2 } .end { fill: var(--accent) }
+.label { fill: var(--muted) } .line { fill: none; stroke: var(--accent); stroke-width: 1.5; opacity: .6 }
+.end { fill: var(--accent) }
 .mark { fill: var(--ink); stroke: var(--paper) } .mark.ours { fill: var(--good) }
 .letter { fill: var(--paper); font-size: 12px; font-weight: 600 }
 """

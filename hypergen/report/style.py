@@ -69,7 +69,8 @@ figcaption b { color: var(--ink); font-weight: 600; margin-right: .4rem; }
 .chart .label { fill: var(--muted); font-size: 11px; }
 .chart .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
 .chart .end { fill: var(--accent); }
-.chart.wide { max-width: 44rem; }
+.chart.wide { max-width: 38rem; }
+.chart.wide .line { stroke-width: 1.5; opacity: .6; }
 .chart.wide .label { font-size: 13px; }
 .chart .mark { fill: var(--ink); stroke: var(--paper); stroke-width: 1.5; }
 .chart .mark.ours { fill: var(--good); }
@@ -89,7 +90,9 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); }
 @media (max-width: 40rem) {
   main { padding: 1.5rem .9rem 3rem; }
   .facts th { white-space: normal; }
-  .results th:first-child { min-width: 6.5rem; max-width: 8rem; }
+  .results { font-size: .9rem; }
+  .results th, .results td { padding: .4rem .45rem; }
+  .results th:first-child { min-width: 7.2rem; max-width: 8rem; }
   .results thead th { min-width: 5.5rem; }
   .compare, .compare tbody, .compare tr, .compare td, .compare caption { display: block; }
   .compare thead { display: none; }
