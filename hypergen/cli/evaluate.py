@@ -39,7 +39,7 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
         print(json.dumps(compared.records))
     else:
         records = titled(compared.records, compared.verdict)
-        terminal(records, columns, columns.brief(records), with_directions=True)
+        terminal(records, columns, columns.brief(records, first=columns.summary(records)), with_directions=True)
         for sentence in sentences(compared, columns):
             print(sentence)
     if folder is not None:

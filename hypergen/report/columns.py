@@ -144,11 +144,10 @@ class Columns:
         diverse = [name for name in chosen if self.metric(name).is_diversity]
         return _overlap_beside_diversity(chosen, diverse, records) if diverse else chosen
 
-    def brief(self, records: Records) -> list[str]:
-        """Choose the columns that fit a terminal: all but the details, those of the verdict first."""
-        first = self.summary(records)
+    def brief(self, records: Records, first: Sequence[str] = ()) -> list[str]:
+        """Choose the columns that fit a terminal: all but the details, after those that are to come first."""
         others = [name for name in self.names(records) if not self.metric(name).is_detail and name not in first]
-        return self.names(records, [*first, *others])
+        return self.names(records, [*first, *others]) if first else others
 
     def summary(self, records: Records) -> list[str]:
         """Choose the few columns that `fit` ends with: what a verdict is about, then diversity, overlap and sense."""

@@ -162,7 +162,7 @@ def _scroll(label: str, content: str) -> str:
 
 def _results(records: Records, columns: Columns) -> str:
     """Draw the table that fits a screen, a row a record; below it, folded, all metrics, a row each."""
-    names, few = columns.names(records), columns.brief(records)
+    names, few = columns.names(records), columns.brief(records, first=columns.summary(records))
     titles = [(_text(title_of(record)), record["name"] == OURS) for record in records]
     heads = {name: (_column_head(name, columns), False) for name in names}
     rows = [[_result(record, name, columns) for name in few] for record in records]

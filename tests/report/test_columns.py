@@ -81,7 +81,8 @@ def test_details_are_not_brief():
 def test_the_columns_of_the_verdict_come_first():
     one = record("x", ttr=0.5, overlap_mean=3.0, overlap_max=9.0, overlap_over_10=0.0, rep_4=0.1, loss=1.0, rep_2=0.2)
     assert CORE.summary([one]) == ["rep_4", "ttr", "overlap_mean", "overlap_max"]
-    assert CORE.brief([one]) == [*CORE.summary([one]), "overlap_over_10", "loss"]
+    assert CORE.brief([one], first=CORE.summary([one])) == [*CORE.summary([one]), "overlap_over_10", "loss"]
+    assert CORE.brief([one]) == ["ttr", "overlap_mean", "overlap_max", "overlap_over_10", "rep_4", "loss"]
     copied = {"name": "x", "values": one["values"] | {"rows_copied": {"mean": 0.5}}}
     assert COLUMNS.summary([copied])[0] == "rows_copied" and "rep_4" not in COLUMNS.summary([copied])
     assert CORE.summary([record("x", loss=1.0)]) == []
