@@ -29,7 +29,6 @@ from hypergen.config import (
 from hypergen.errors import InputError
 from hypergen.runtime.console import sanitize
 from hypergen.runtime.redaction import redact
-from hypergen.storage.file_names import FIGURE, REPORT
 
 ConfigFile = Annotated[str | None, tyro.conf.arg(name="config")]
 
@@ -105,20 +104,9 @@ class Fit:
 
     def __call__(self) -> None:
         from hypergen import api
-        from hypergen.report.columns import Columns
-        from hypergen.report.terminal import terminal
+        from hypergen.cli.fit import show
 
-        run = api.fit(self.fit, **self.settings.given())
-        training = run.record["training"]
-        print(
-            f"training loss {training['loss']:.3f}, token accuracy {training['accuracy']:.3f} after "
-            f"{training['epochs']} epochs, stopped by {training['stopped_by']}, "
-            f"{training['tokens_per_second']:,.0f} tokens/s"
-        )
-        columns = Columns.of(registry.adapter(run.record["modality"]).METRICS)
-        terminal(run.records, columns, columns.brief(run.records))
-        pages = [*sorted(run.folder.glob(f"{FIGURE}.*")), run.folder / REPORT]
-        print("wrote " + " and ".join(sanitize(str(page)) for page in pages))
+        show(api.fit(self.fit, **self.settings.given()))
 
 
 @with_bases
