@@ -25,8 +25,9 @@ from hypergen.image.distribution_metrics import PICTURE_METRICS, TORCHMETRICS
 from hypergen.image.locate import locate
 from hypergen.image.metrics import CODE_METRICS
 from hypergen.image.picture_grid import PictureFigure, draw_picture_grid
-from hypergen.image.pixels import chunks, square, to_rgb
+from hypergen.image.pixels import chunks, square
 from hypergen.image.reference_metrics import ImageReferenceMetrics
+from hypergen.image.rgb import to_rgb
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
 from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, TokenModel

@@ -4,7 +4,7 @@ A source is a folder (searched recursively), a zip, one picture file, `cifar10`,
 checked when the source is opened: it exists and holds at least one picture. Decoding happens, and fails, item by item.
 Every file is untrusted: only PNG, JPEG, WebP and BMP decoders run, the pixel count is read from the header before any
 pixel is decoded, and zip members are read in memory, never written to disk. Every picture becomes 8-bit RGB
-(`pixels.to_rgb`), an animation its first frame.
+(`rgb.to_rgb`), an animation its first frame.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hypergen.data.archives import ZipMembers
 from hypergen.data.bad_rows import skip_bad_rows
 from hypergen.data.hub import is_told_offline, load_hub_rows
 from hypergen.errors import InputError
-from hypergen.image.pixels import DECODING_ERRORS, to_rgb
+from hypergen.image.rgb import DECODING_ERRORS, to_rgb
 from hypergen.runtime.cache_folder import cache_folder
 from hypergen.runtime.console import first_line
 from hypergen.runtime.progress import track
