@@ -390,9 +390,10 @@ class Adapter(Protocol):
 
     The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
     options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
-    words), `NAMED_BASES` (names that `--model` takes, each with a `card` here), `MODEL_SUFFIXES` (how files that are a
-    model end, with the dot), `MODEL_FILES` (each makes a folder without `config.json` a model of this modality) and
-    `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
+    words), `BUILT_IN_SOURCES` (those that are no file), `NAMED_BASES` (names that `--model` takes, each with a `card`
+    here), `MODEL_SUFFIXES` (how files that are a model end, with the dot), `MODEL_FILES` (each makes a folder without
+    `config.json` a model of this modality) and `recognizes(config)` (whether the content of a `config.json` is of a
+    model of this modality).
     """
 
     @property

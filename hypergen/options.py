@@ -1,6 +1,7 @@
 """Resolve the options that a user typed: the modality, the base, every value, the items.
 
-Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+Everything here is checked before a model is loaded, most of it before torch is imported, which takes longer than all
+the rest of a wrong call. An option that the modality does not have is refused by name.
 After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
 """
 
@@ -12,19 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
-from hypergen.data.splits import split_items
-from hypergen.errors import InputError
+from hypergen.errors import InputError, did_you_mean
 from hypergen.modality import Adapter, ExportFormat, Item
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
-from hypergen.training.batch_order import steps_per_epoch
-from hypergen.training.plan import Plan
+
+if TYPE_CHECKING:
+    from hypergen.training.plan import Plan
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 
@@ -83,6 +84,18 @@ def refuse_empty(config: Any) -> None:
     for field in fields(config):
         if getattr(config, field.name) == "":
             raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
+
+
+def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of a modality that the verb does not read.
+
+    Raises:
+        InputError: with the verbs that do.
+    """
+    for field in fields(registry.settings_class(modality)):
+        verbs = field.metadata.get("verbs", (verb,))
+        if field.name in given and verb not in verbs:
+            raise InputError(f"{flag(field.name)}: only {' and '.join(verbs)} read{'s' * (len(verbs) == 1)} it")
 
 
 def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
@@ -152,7 +165,8 @@ def modality_of(asked: str | None, model: str | None) -> str:
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
+        hint = "" if model else " (no other option is)"
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}{hint}")
     return name
 
 
@@ -162,7 +176,8 @@ def _why_unknown(model: Path) -> str:
         return f"does not tell its modality{_what_is_inside(model)}"
     if model.is_file():
         return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
-    return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    missing = "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    return missing + did_you_mean(str(model), registry.all_named_bases())
 
 
 def _what_is_inside(folder: Path) -> str:
@@ -199,11 +214,14 @@ def read_card(adapter: Adapter, modality: str, model: str | None) -> Mapping[str
     return read_record(embedded_base(modality)) if model is None else adapter.card(source=model)
 
 
-def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, Any]:
-    """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
+def fit_recipe(card: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Choose the recipe for a base: its card's values for this kind of data, else the paper's.
+
+    A modality's own options that the card leaves open stay so: the adapter takes what suits the model.
+    """
     recipes = card.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
-    return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
+    return PAPER_RECIPE | of_card
 
 
 def read_items(
@@ -213,6 +231,8 @@ def read_items(
 
     def read(source: str) -> Sequence[Item]:
         return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+
+    from hypergen.data.splits import split_items
 
     items = None if config.data == OWN else read(config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
@@ -235,6 +255,9 @@ def num_held_out(config: FitConfig) -> int:
 
 def fit_plan(config: ResolvedFit, count: int) -> Plan:
     """Plan the hyperfitting of `count` sequences."""
+    from hypergen.training.batch_order import steps_per_epoch
+    from hypergen.training.plan import Plan
+
     per_epoch = steps_per_epoch(count, config.batch_size)
     every = config.checkpoint_every
     return Plan(
@@ -256,6 +279,8 @@ def fit_plan(config: ResolvedFit, count: int) -> Plan:
 
 def pretrain_plan(config: PretrainConfig) -> Plan:
     """Plan the training of a new base: all layers, no stop but the steps."""
+    from hypergen.training.plan import Plan
+
     return Plan(
         steps=config.steps,
         batch_size=config.batch_size,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from hypergen.errors import InputError
+from hypergen.errors import InputError, did_you_mean
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
@@ -45,6 +45,11 @@ def sources(name: str) -> str:
     return str(_config(name).SOURCES)
 
 
+def built_in_sources(name: str) -> tuple[str, ...]:
+    """List the sources of items that come with the modality and are no file."""
+    return tuple(_config(name).BUILT_IN_SOURCES)
+
+
 def named_bases(name: str) -> tuple[str, ...]:
     """List the bases of the modality that have a name of their own; `--model` takes it, whatever lies in the folder."""
     return tuple(_config(name).NAMED_BASES)
@@ -52,7 +57,12 @@ def named_bases(name: str) -> tuple[str, ...]:
 
 def is_named(source: str | Path) -> bool:
     """Tell a named base from a folder, a file or a hub id."""
-    return any(str(source) in named_bases(name) for name in MODALITIES)
+    return str(source) in all_named_bases()
+
+
+def all_named_bases() -> tuple[str, ...]:
+    """List the named bases of all modalities."""
+    return tuple(base for name in MODALITIES for base in named_bases(name))
 
 
 def model_suffixes() -> tuple[str, ...]:
@@ -86,5 +96,6 @@ def _config(name: str) -> ModuleType:
 
 def _package(name: str) -> str:
     if name not in list(MODALITIES):  # a record may hold anything
-        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}")
+        near = did_you_mean(str(name), MODALITIES)
+        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}{near}")
     return MODALITIES[name]

@@ -5,7 +5,7 @@ Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ class Run:
         max_new_tokens: int | None = None,
         *,
         batch_store: BatchStore = no_store,
+        on_tokens: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Complete rows of `prompt_rows`: -> (B, S) ids.
 
@@ -107,6 +108,7 @@ class Run:
             decoding: the strategy.
             max_new_tokens: None is the modality's choice.
             batch_store: keeps completed batches (`completion_journal`); by default nothing does.
+            on_tokens: is shown the completions of a batch so far (B, S) after each token; a search shows none.
         """
         model = self.modality.model
         citations = None
@@ -123,6 +125,7 @@ class Run:
             end_tokens=self.modality.end_tokens,
             citations=citations,
             batch_store=batch_store,
+            on_tokens=on_tokens,
         )
 
     def interpolate(self, alpha: float, *, allow_pickle_weights: bool = False) -> Run:

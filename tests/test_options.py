@@ -172,19 +172,18 @@ def test_an_unknown_modality_and_one_without_a_base():
 
 def test_the_card_says_what_suits_its_data_and_the_paper_the_rest():
     card = {"fit": {"self": {"epochs": 3}, "data": {"epochs": 5}, "stories": {"epochs": 7}}}
-    epochs = {data: options.fit_recipe(card, data, "image")["epochs"] for data in ("self", "stories", "mine.txt")}
+    epochs = {data: options.fit_recipe(card, data)["epochs"] for data in ("self", "stories", "mine.txt")}
     assert epochs == {"self": 3, "stories": 7, "mine.txt": 5}
-    assert options.fit_recipe(card, "self", "image")["learning_rate"] == PAPER_RECIPE["learning_rate"]
+    assert options.fit_recipe(card, "self")["learning_rate"] == PAPER_RECIPE["learning_rate"]
     for card in ({}, {"fit": {"data": {"epochs": 5}}}):
-        assert options.fit_recipe(card, "self", "image") == PAPER_RECIPE
-        assert options.fit_recipe(card, "self", "text") == PAPER_RECIPE | {"sequence_length": 256}
+        assert options.fit_recipe(card, "self") == PAPER_RECIPE
 
 
 def test_the_embedded_and_the_named_bases_have_cards(tmp_path):
     toy = registry.adapter("toy")
     assert options.read_card(registry.adapter("text"), "text", None)["fit"]["self"]
     named = options.read_card(toy, "toy", "toy-zero")
-    assert {data: options.fit_recipe(named, data, "toy")["epochs"] for data in ("self", "numbers")} == {
+    assert {data: options.fit_recipe(named, data)["epochs"] for data in ("self", "numbers")} == {
         "self": 2,
         "numbers": 3,
     }

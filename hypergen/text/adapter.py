@@ -155,10 +155,8 @@ def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
         config: the resolved options of the fit.
 
     Raises:
-        InputError: --offload with options that it does not go with, or --chat.
+        InputError: --offload with options that it does not go with.
     """
-    if settings.chat:
-        raise InputError("--chat: only generate reads it; fit takes rows of messages for chats by themselves")
     if not settings.offload:
         return settings
     if not config.last_layers:
@@ -181,10 +179,6 @@ def build(
     Raises:
         InputError: the tokenizer cannot be loaded or has no end token, or width and heads do not fit.
     """
-    if settings.offload:
-        raise InputError("--offload: pretrain trains every block, so none can stay in a file")
-    if settings.chat or settings.pad:
-        raise InputError(f"--{'chat' if settings.chat else 'pad'}: pretrain does not read it; it packs texts")
     trained, texts = config.codec_from, map(plain_text, items)
     tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(trained)
     if tokenizer.eos_token_id is None:

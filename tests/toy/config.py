@@ -9,6 +9,7 @@ PAPER_RECIPE: dict[str, Any] = {}
 MODEL_SUFFIXES = (".toy",)
 MODEL_FILES = ("toy.json",)
 NAMED_BASES = ("toy-zero",)
+BUILT_IN_SOURCES = ("numbers",)
 SOURCES = "numbers, or a .jsonl file with one list of numbers a line"
 
 
