@@ -335,3 +335,17 @@ def test_an_export_that_cannot_be(modality, given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         exported(tmp_path, modality, **given)
+
+
+def test_an_option_of_a_modality_says_which_verbs_read_it():
+    options.require_read("fit", "text", {"pack": True, "text_field": "a"})
+    with pytest.raises(InputError, match=r"^--pack: only fit reads it$"):
+        options.require_read("generate", "text", {"pack": True})
+    with pytest.raises(InputError, match=r"^--prompt-fraction: only fit and generate read it$"):
+        options.require_read("pretrain", "image", {"prompt_fraction": 0.5})
+    options.require_read("pretrain", "toy", {"modulus": 3})
+
+
+def test_a_name_that_is_nearly_that_of_a_base_is_suggested():
+    with pytest.raises(InputError, match=r"^smollm2: no such folder; did you mean smollm2-135m\?; --modality"):
+        options.modality_of(None, "smollm2")

@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 
+import hypergen
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
@@ -357,3 +358,11 @@ def test_a_prompt_that_has_its_begin_token_gets_no_second_one():
     assert modality.encode_prompt("<s>The ferryman").tolist() == expected
     assert expected.count(modality.tokenizer.bos_token_id) == 1
     assert modality.encode_prompt("<s>").tolist() == modality.encode_prompt("").tolist()
+
+
+def test_a_fit_takes_the_context_where_that_is_smaller_than_the_paper_s_length(text_base, text_data, tmp_path):
+    """Nobody typed 256, so nobody is refused."""
+    options = {"num_samples": 8, "epochs": 1, "device": "cpu", "held_out_samples": 4, "pad": True}
+    run = hypergen.fit(model=text_base, data=text_data, output=str(tmp_path / "run"), learning_rate=1e-3, **options)
+    assert run.modality.sequence_length == 64 and run.record["settings"]["sequence_length"] == 64
+    assert run.tokens().shape == (8, 64)
