@@ -176,12 +176,14 @@ def require_source(modality: str, source: str | None) -> None:
         InputError: it is neither built in, nor of the hub, nor a file or folder.
     """
     built_in = registry.built_in_sources(modality)
-    if source is None or source == OWN or source in built_in or source.startswith(HUB):
+    if source is None or source == OWN or source.startswith(HUB) or source.partition(":")[0] in built_in:
         return
+    is_there = True
     with suppress(OSError, ValueError):  # no name for a file, as the reader will say
-        if not Path(source).expanduser().exists():
-            near = did_you_mean(source, (*built_in, OWN))
-            raise InputError(f"{source}: no such file or folder; allowed are {registry.sources(modality)}{near}")
+        is_there = Path(source).expanduser().exists()
+    if not is_there:
+        near = did_you_mean(source, (*built_in, OWN))
+        raise InputError(f"{source}: no such file or folder; allowed are {registry.sources(modality)}{near}")
 
 
 def _check_target(output: str | None) -> None:

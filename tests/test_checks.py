@@ -39,7 +39,8 @@ def test_a_right_fit_gets_its_modality(toy_base, tmp_path):
     config = FitConfig(model=toy_base, data="numbers", output=str(tmp_path / "new"))
     assert checks.check_fit(config, {"modulus": 8}) == (config, "toy")
     assert checks.check_fit(FitConfig(modality="text", data="self", prompts="stories"), {})[1] == "text"
-    assert checks.check_fit(FitConfig(modality="image", data="hub:a/b"), {})[1] == "image"
+    for data in ("hub:a/b", "cifar10", "cifar10:test"):
+        assert checks.check_fit(FitConfig(modality="image", data=data), {})[1] == "image"
 
 
 def test_a_folder_of_the_hub_s_cache_becomes_its_snapshot(toy_base, tmp_path):

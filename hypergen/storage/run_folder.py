@@ -63,7 +63,8 @@ def stored_file(folder: Path, name: str, hint: str = "") -> Path:
     """
     with disk_errors(folder):
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: not there; only a hyperfitted run has it{hint}")
+            where = f"{folder / name}: not there" if folder.exists() else f"{folder}: no such folder"
+            raise InputError(f"{where}; only a hyperfitted run has it{hint}")
     return folder / name
 
 
