@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from hypergen import registry
-from hypergen.config import OWN, DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig
+from hypergen.config import (
+    OWN,
+    DecodingConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FitConfig,
+    GenerateConfig,
+    PretrainConfig,
+)
 from hypergen.data.hub import HUB, snapshot
 from hypergen.errors import InputError, did_you_mean
 from hypergen.options import (
+    ResolvedExport,
     base_of,
     embedded_base,
     make_settings,
@@ -142,21 +151,24 @@ def check_evaluate(run: str, config: EvaluateConfig, output: str | None) -> str:
     return run
 
 
-def check_export(run: str, modality: str | None) -> tuple[str, str]:
-    """Check which model is exported.
+def check_export(run: str, config: ExportConfig, modality: str | None) -> tuple[str, str]:
+    """Check which model is exported to what.
 
     Args:
         run: folder, name, file or hub id.
+        config: what the user gave.
         modality: for a hub id.
 
     Returns:
         The folder, name, file or id, and the modality.
 
     Raises:
-        InputError: nothing like that is there, or nothing tells the modality.
+        InputError: nothing like that is there, nothing tells the modality, or it has no such format or type.
     """
     run = snapshot(run)
-    return run, stored_settings(run, modality, {})[0]
+    name, _ = stored_settings(run, modality, {})
+    ResolvedExport.of(config, name, Path(run))
+    return run, name
 
 
 def require_prompts(count: int | None, available: int) -> None:

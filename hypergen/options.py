@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
 from hypergen.errors import InputError, did_you_mean
-from hypergen.modality import Adapter, ExportFormat, Item
+from hypergen.modality import Adapter, Item
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
@@ -302,7 +302,7 @@ def pretrain_plan(config: PretrainConfig) -> Plan:
 class ResolvedExport:
     """Hold the options of an export, none of them open."""
 
-    format: ExportFormat
+    format: str
     type: str
     file: Path
 
@@ -318,7 +318,7 @@ class ResolvedExport:
         Raises:
             InputError: the modality has no such format, the format no such type, or the file is there already.
         """
-        formats = registry.adapter(modality).EXPORT_FORMATS
+        formats = registry.export_formats(modality)
         name = config.format or next(iter(formats), None)
         if name is None or name not in formats:
             where = "export" if name is None else f"--format {name}"
@@ -329,7 +329,7 @@ class ResolvedExport:
             raise InputError(f"--type {kind}: must be {' or '.join(types)}")
         file = _export_file(source, kind, formats[name].suffix) if config.output is None else Path(config.output)
         _check_export_file(file, formats[name].suffix)
-        return cls(formats[name], kind, file)
+        return cls(name, kind, file)
 
 
 def _export_file(source: Path, kind: str, suffix: str) -> Path:

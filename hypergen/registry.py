@@ -7,6 +7,7 @@ registers it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
-    from hypergen.modality import Adapter
+    from hypergen.modality import Adapter, ExportFormat
 
 MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
 
@@ -48,6 +49,11 @@ def sources(name: str) -> str:
 def built_in_sources(name: str) -> tuple[str, ...]:
     """List the sources of items that come with the modality and are no file."""
     return tuple(_config(name).BUILT_IN_SOURCES)
+
+
+def export_formats(name: str) -> Mapping[str, ExportFormat]:
+    """Return the file formats of other programs, by name, that the modality's models are exported to."""
+    return cast("Mapping[str, ExportFormat]", _config(name).EXPORT_FORMATS)
 
 
 def named_bases(name: str) -> tuple[str, ...]:

@@ -168,7 +168,7 @@ class Run:
         if others:
             raise InputError(f"{flag(min(others))}: not an option of export")
         resolved = ResolvedExport.of(given, self.modality.name, self.folder)
-        write, title = resolved.format.write, resolved.file.stem
+        write, title = registry.adapter(self.modality.name).EXPORT_WRITERS[resolved.format], resolved.file.stem
         write_file(resolved.file, lambda file: write(self.modality, file, type=resolved.type, title=title))
         return resolved.file
 

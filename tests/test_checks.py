@@ -8,7 +8,7 @@ import pytest
 
 import hypergen
 from hypergen import checks
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig
+from hypergen.config import DecodingConfig, EvaluateConfig, ExportConfig, FitConfig, GenerateConfig, PretrainConfig
 from hypergen.errors import InputError
 from tests.conftest import QUICK_TOY
 
@@ -144,8 +144,9 @@ def test_a_base_is_not_compared(toy_base):
 
 
 def test_an_export_knows_its_modality(run):
-    assert checks.check_export(run, None) == (run, "toy")
-    refused("^nowhere: no such folder", checks.check_export, "nowhere", None)
+    assert checks.check_export(run, ExportConfig(), None) == (run, "toy")
+    refused("^nowhere: no such folder", checks.check_export, "nowhere", ExportConfig(), None)
+    refused("^--type f32: must be count or sum$", checks.check_export, run, ExportConfig(type="f32"), None)
 
 
 def test_prompts_are_counted_without_torch(run):
@@ -177,6 +178,7 @@ WRONG_CALLS = [
     "evaluate RUN --count 99",
     "evaluate RUN --output full",
     "export nowhere",
+    "export RUN --type f99",
     "pretrain --modality text --data nowhere.txt --output new",
 ]
 

@@ -155,7 +155,7 @@ class Export:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        run, name = checks.check_export(self.run, self.modality)
+        run, name = checks.check_export(self.run, self.export, self.modality)
         from hypergen.cli.export import export
 
         pickled, verify = self.allow_pickle_weights, self.verify

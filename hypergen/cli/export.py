@@ -6,13 +6,11 @@ from pathlib import Path
 
 from hypergen import api
 from hypergen.config import ExportConfig
-from hypergen.options import ResolvedExport
 from hypergen.storage.manifest import check_manifest
 
 
 def export(run: str, config: ExportConfig, *, modality: str, allow_pickle_weights: bool, verify: bool) -> Path:
-    """Check the options, then load the model, which need not be trained, and write it: -> the file."""
-    ResolvedExport.of(config, modality, Path(run))
+    """Load the model, which need not be trained, and write it: -> the file."""
     if verify:
         check_manifest(Path(run), label="verify (MB)")
     loaded = api.load(run, modality=modality, device="cpu", allow_pickle_weights=allow_pickle_weights)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hypergen.config import read_by, require_at_least, require_choice
 from hypergen.errors import InputError
+from hypergen.modality import ExportFormat
 
 CodecName = Literal["vq", "colors"]
 
@@ -20,6 +21,7 @@ MODEL_FILES: tuple[str, ...] = ()
 NAMED_BASES: tuple[str, ...] = ()
 BUILT_IN_SOURCES = ("cifar10",)
 SOURCES = "cifar10, a folder, zip or file of pictures, or hub:ID[:SPLIT]"
+EXPORT_FORMATS: dict[str, ExportFormat] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

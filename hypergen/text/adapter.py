@@ -19,7 +19,7 @@ from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.hub import snapshot
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, Metric, Modality, TokenModel
 from hypergen.runtime.launcher import is_distributed
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
@@ -565,9 +565,7 @@ def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> Non
     gguf_export.write_gguf(causal, tokenizer, file, type=type, title=title, end_tokens=modality.end_tokens)
 
 
-EXPORT_FORMATS = {
-    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf)
-}
+EXPORT_WRITERS = {"gguf": _write_gguf}
 
 
 def _check_text(item: object, number: int | None) -> None:

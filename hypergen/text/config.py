@@ -10,6 +10,7 @@ from typing import Any
 
 from hypergen.config import flag, read_by, require_at_least, require_text
 from hypergen.errors import InputError
+from hypergen.modality import ExportFormat
 
 PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
 MODEL_SUFFIXES = (".gguf",)  # of files that are a model
@@ -20,6 +21,7 @@ SOURCES = (
     "a .txt, .jsonl, .json, .csv, .parquet or .arrow file, each also .gz, .bz2, .xz or .zst, a folder of them or of "
     "save_to_disk, stories, or hub:ID[:SPLIT]"
 )
+EXPORT_FORMATS = {"gguf": ExportFormat(suffix=".gguf", types=("f32", "bf16", "q8_0"))}
 
 
 @dataclass(frozen=True, kw_only=True)
