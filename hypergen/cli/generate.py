@@ -63,8 +63,8 @@ def generate(
     if config.interpolate is not None:
         loaded = loaded.interpolate(config.interpolate, allow_pickle_weights=config.allow_pickle_weights)
     rows = loaded.prompt_rows(items)[: config.count]
-    if config.prompts or len(rows) > 1:
-        note(_count(rows, config))
+    if not config.prompt:
+        note(_count(rows, config.prompts))
     is_printed = target is None and not config.json
     if is_printed:
         _require_text(loaded, rows)
@@ -175,12 +175,12 @@ def _items(run: str, config: GenerateConfig, name: str, given: dict[str, Any]) -
     return items[: config.count]
 
 
-def _count(rows: list[Tensor], config: GenerateConfig) -> str:
-    """Say how many prompts there are, and whose."""
-    if config.prompts:
-        return f"--prompts {config.prompts}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read"
-    origin = "" if config.prompt else ", the run's held-out ones (--count takes fewer)"
-    return f"{len(rows)} prompts are continued{origin}"
+def _count(rows: list[Tensor], source: str | None) -> str:
+    """Say how many prompts there are that nobody typed."""
+    prompts = "1 prompt is" if len(rows) == 1 else f"{len(rows)} prompts are"
+    if source is not None:
+        return f"--prompts {source}: {prompts} read"
+    return f"{prompts} continued, of the run's held-out sequences (--count takes fewer)"
 
 
 def _check_suffix(target: Path | None, figure_suffix: str) -> None:
