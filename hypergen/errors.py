@@ -7,7 +7,10 @@ with `exit_code`; from Python they are ordinary exceptions. Imports only the sta
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class HypergenError(Exception):

@@ -144,7 +144,7 @@ def read(verb: str, arguments: Sequence[str], known: Mapping[str, Option]) -> tu
     """
     words: list[str] = []
     found: dict[str, Any] = {}
-    for name, spelled, values in _split(verb, arguments, known):
+    for name, spelled, values in list(_split(verb, arguments, known)):  # all names are known before a value is read
         if not name:
             words += values
             continue

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hypergen import checks, registry
+from hypergen import registry
 from hypergen.cli.arguments import Option, options_of, read, with_config
 from hypergen.cli.help import help_of, overview
 from hypergen.config import (
@@ -53,7 +53,9 @@ class Pretrain:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        checks.check_pretrain(self.pretrain, self.settings)
+        from hypergen.checks import check_pretrain
+
+        check_pretrain(self.pretrain, self.settings)
         from hypergen import api
 
         base = api.pretrain(self.pretrain, **self.settings)
@@ -75,7 +77,9 @@ class Fit:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        checks.check_fit(self.fit, self.settings)
+        from hypergen.checks import check_fit
+
+        check_fit(self.fit, self.settings)
         from hypergen import api
         from hypergen.report.columns import Columns
         from hypergen.report.terminal import terminal
@@ -108,8 +112,10 @@ class Generate:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        from hypergen.checks import check_generate
+
         config = _with_standard_input(self.generate)
-        run, name = checks.check_generate(self.run, config, self.decoding, self.settings)
+        run, name = check_generate(self.run, config, self.decoding, self.settings)
         from hypergen.cli.generate import generate
 
         generate(run, config, self.decoding, modality=name, given=self.settings)
@@ -131,7 +137,9 @@ class Evaluate:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        run = checks.check_evaluate(self.run, self.evaluate, self.output)
+        from hypergen.checks import check_evaluate
+
+        run = check_evaluate(self.run, self.evaluate, self.output)
         from hypergen.cli.evaluate import evaluate
 
         evaluate(run, self.evaluate, output=self.output, verify=self.verify, as_json=self.json)
@@ -155,7 +163,9 @@ class Export:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        run, name = checks.check_export(self.run, self.export, self.modality)
+        from hypergen.checks import check_export
+
+        run, name = check_export(self.run, self.export, self.modality)
         from hypergen.cli.export import export
 
         pickled, verify = self.allow_pickle_weights, self.verify
