@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from hypergen import registry
 from hypergen.cli.arguments import Option, options_of, read, with_config
@@ -220,7 +220,7 @@ def run(command: Command) -> None:
         command()
 
 
-def _show(text: str) -> None:
+def _show(text: str) -> NoReturn:
     """Print and leave."""
     print(text, flush=True)
     raise SystemExit(0)
@@ -262,9 +262,9 @@ def _command(verb: str, words: list[str], values: dict[str, Any], known: Mapping
             parts[name] = option.kind(**_fields_of(option.kind, typed))
         elif option.kind == Settings:
             parts[name] = {}
-            for modality in registry.MODALITIES:
-                given = _fields_of(registry.settings_class(modality), typed)
-                registry.settings_class(modality)(**given)  # checks the values
+            for own in map(registry.settings_class, registry.MODALITIES):
+                given = _fields_of(own, typed)
+                own(**given)  # checks the values
                 parts[name] |= given
         elif option.flag in values and name != "run":
             parts[name] = values[option.flag]

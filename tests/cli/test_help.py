@@ -46,7 +46,7 @@ def test_a_verb_has_an_example_groups_and_words(verb, capsys):
     of_modalities = [title for title in titles if title.startswith("Only of modality ")]
     assert [title for title in GROUPS if title in titles] == titles[: len(titles) - len(of_modalities)]
     assert {"Data", "Output", "Machine"} <= set(titles)
-    for alien in ("STR", "None unless", "default:", "True", "False", "settings.", "\x1b"):
+    for alien in ("STR", "None unless", "(default", "True", "False", "settings.", "\x1b"):
         assert alien not in text
 
 
