@@ -23,10 +23,11 @@ from hypergen.modality import CodecCheckpoints, Encoded, Metric, Modality, Token
 from hypergen.runtime.launcher import is_distributed
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
-from hypergen.text import gguf, gguf_export, named_bases, sources
+from hypergen.text import eight_bit, gguf, gguf_export, named_bases, sources
 from hypergen.text.chat_template import require_template, user_turn
 from hypergen.text.checkpoint import (
     TOKENIZER_FILES,
+    Source,
     load_causal,
     locate,
     new_llama,
@@ -214,9 +215,8 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     if adapter:
         load_peft(adapter)
     found = locate(named_bases.resolve(snapshot(adapter.base) if adapter else source), allow_pickle_weights)
-    if settings.offload and (adapter or gguf.is_gguf(found.name)):
-        kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
-        raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
+    if settings.offload:
+        _check_offloadable(source, found, adapter)
     config = read_config(found)
     tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
     if settings.chat:
@@ -264,6 +264,18 @@ def _check_offload(allow_pickle_weights: bool) -> None:
         raise InputError("--offload: reads safetensors only; --allow-pickle-weights does not go with it")
     if is_distributed():
         raise InputError("--offload: runs in one process, so that the files are read once; this is one of several")
+
+
+def _check_offloadable(source: str, found: Source, adapter: PeftAdapter | None) -> None:
+    """Require files whose weights can be read as they are."""
+    kinds = {
+        "a PEFT adapter, which is merged in memory": adapter is not None,
+        "a GGUF file": gguf.is_gguf(found.name),
+        "stored in 8 bits": eight_bit.is_eight_bit(Path(found.name)),
+    }
+    for kind, is_so in kinds.items():
+        if is_so:
+            raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
 
 
 def _sequence_length(settings: Settings) -> int:
@@ -565,7 +577,13 @@ def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> Non
     gguf_export.write_gguf(causal, tokenizer, file, type=type, title=title, end_tokens=modality.end_tokens)
 
 
-EXPORT_WRITERS = {"gguf": _write_gguf}
+def _write_eight_bit(modality: Modality, file: Path, *, type: str, title: str) -> None:
+    """Write weights in 8 bits, without the tokenizer: hypergen reads them beside the other files of a run."""
+    assert isinstance(modality, TextModality)
+    eight_bit.write_weights(modality.model.causal, file)
+
+
+EXPORT_WRITERS = {"gguf": _write_gguf, "safetensors": _write_eight_bit}
 
 
 def _check_text(item: object, number: int | None) -> None:

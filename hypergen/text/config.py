@@ -21,7 +21,10 @@ SOURCES = (
     "a .txt, .jsonl, .json, .csv, .parquet or .arrow file, each also .gz, .bz2, .xz or .zst, a folder of them or of "
     "save_to_disk, stories, or hub:ID[:SPLIT]"
 )
-EXPORT_FORMATS = {"gguf": ExportFormat(suffix=".gguf", types=("f32", "bf16", "q8_0"))}
+EXPORT_FORMATS = {
+    "gguf": ExportFormat(suffix=".gguf", types=("f32", "bf16", "q8_0")),
+    "safetensors": ExportFormat(suffix=".safetensors", types=("int8",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

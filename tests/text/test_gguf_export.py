@@ -216,7 +216,7 @@ def test_progress(tmp_path, phases):
 
 def test_the_adapter_s_format():
     form = EXPORT_FORMATS["gguf"]
-    assert list(EXPORT_FORMATS) == list(adapter.EXPORT_WRITERS) == ["gguf"] and form.suffix == ".gguf"
+    assert list(EXPORT_FORMATS) == list(adapter.EXPORT_WRITERS) == ["gguf", "safetensors"] and form.suffix == ".gguf"
     assert form.types == tuple(FILE_TYPES) == ("f32", "bf16", "q8_0")
 
 
