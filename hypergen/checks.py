@@ -172,11 +172,7 @@ def check_export(run: str, config: ExportConfig, modality: str | None) -> tuple[
 
 
 def require_prompts(count: int | None, available: int) -> None:
-    """Refuse a --count that exceeds the prompts.
-
-    Raises:
-        InputError: with the number that there are.
-    """
+    """Refuse a --count that exceeds the prompts, with the number that there are."""
     if count is not None and available < count:
         raise InputError(f"--count {count}: there are {available} prompts")
 

@@ -87,11 +87,7 @@ def refuse_empty(config: Any) -> None:
 
 
 def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
-    """Refuse options of a modality that the verb does not read.
-
-    Raises:
-        InputError: with the verbs that do.
-    """
+    """Refuse options of a modality that the verb does not read, and name the verbs that do."""
     for field in fields(registry.settings_class(modality)):
         verbs = field.metadata.get("verbs", (verb,))
         if field.name in given and verb not in verbs:

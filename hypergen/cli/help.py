@@ -106,23 +106,31 @@ def _group(option: Option) -> str:
 
 def _typed(option: Option) -> str:
     """Spell an option with what stands for its value; a switch that is on by the word that switches it off."""
-    name = option.field.name
     if option.takes == "nothing":
         return f"--no-{option.flag[2:]}" if option.field.default is True else option.flag
+    return f"{option.flag} {_value(option)}{' ...' if option.takes == 'several' else ''}"
+
+
+def _value(option: Option) -> str:
+    """Choose what stands for the value of an option: its choices where they are short."""
     short = "|".join(option.choices)
-    value = VALUES.get(name) or KINDS.get(option.kind) or (short if 0 < len(short) <= 16 else "NAME")
-    return f"{option.flag} {value}{' ...' if option.takes == 'several' else ''}"
+    return VALUES.get(option.field.name) or KINDS.get(option.kind) or (short if 0 < len(short) <= 16 else "NAME")
 
 
 def _explained(option: Option) -> str:
     """Say what an option means, and its default where that is a value."""
-    meaning, default = _meanings(option.owner)[option.field.name], option.field.default
+    meaning = _meanings(option.owner)[option.field.name]
     if option.is_required:
         return f"{meaning} Required."
-    if option.takes == "nothing":
-        return f"Do not {meaning[:1].lower()}{meaning[1:]}" if default is True else meaning
-    is_said = default is None or default == () or default == ""
-    return meaning if is_said else f"{meaning.rstrip('.')}; {default} unless given."
+    if option.field.default is True:
+        return f"Do not {meaning[:1].lower()}{meaning[1:]}"
+    return meaning.rstrip(".") + _default(option)
+
+
+def _default(option: Option) -> str:
+    """Say the default of an option as the end of its meaning; a meaning says what is meant by nothing."""
+    is_said = option.takes == "nothing" or option.field.default in (None, ())
+    return "." if is_said else f"; {option.field.default} unless given."
 
 
 def _words(values: Collection[str | None], positional: str) -> list[str]:

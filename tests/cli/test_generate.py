@@ -37,9 +37,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """Standard output that says it is a terminal with colours."""
+def open_terminal(monkeypatch):
+    """Make standard output a terminal with colours; inside a test, because pytest sets both streams before it."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that every progress shows
@@ -52,7 +51,8 @@ ONE = ["--prompt", "The ferryman", "--max-new-tokens", "12", "--no-stop-at-end",
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "top-p", "beam"])
-def test_one_completion_is_printed_as_it_comes_and_ends_the_same(strategy, text_run, terminal, monkeypatch):
+def test_one_completion_is_printed_as_it_comes_and_ends_the_same(strategy, text_run, monkeypatch):
+    terminal = open_terminal(monkeypatch)
     assert cli.main(["generate", text_run, *ONE, "--strategy", strategy]) == 0
     assert terminal.getvalue().startswith("--- 1\n\x1b[2mThe ferryman\x1b[0m")
     assert "generate: " not in sys.stderr.getvalue()  # no bar through the text
@@ -85,7 +85,8 @@ def test_a_stream_prints_whole_words_once(capsys):
     assert capsys.readouterr().out == "three\n"
 
 
-def test_without_colours_the_prompt_is_plain(text_run, terminal, monkeypatch):
+def test_without_colours_the_prompt_is_plain(text_run, monkeypatch):
+    terminal = open_terminal(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli.main(["generate", text_run, *ONE]) == 0
     assert "\x1b" not in terminal.getvalue()
