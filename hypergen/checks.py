@@ -22,7 +22,7 @@ from hypergen.config import (
     GenerateConfig,
     PretrainConfig,
 )
-from hypergen.data.hub import HUB, snapshot
+from hypergen.data.hub import HUB
 from hypergen.errors import InputError, did_you_mean
 from hypergen.options import (
     ResolvedExport,
@@ -55,9 +55,8 @@ def check_fit(config: FitConfig, given: Mapping[str, Any]) -> tuple[FitConfig, s
     Raises:
         InputError: no modality, base, place or source like that, or an option that nobody reads.
     """
-    config = config if config.model is None else replace(config, model=snapshot(config.model))
-    name = modality_of(config.modality, config.model)
-    if config.model is None:
+    name, model = modality_of(config.modality, config.model)
+    if model is None:
         embedded_base(name)
     make_settings(name, dict(given), {})
     require_read("fit", name, given)
@@ -65,7 +64,7 @@ def check_fit(config: FitConfig, given: Mapping[str, Any]) -> tuple[FitConfig, s
         check_output(Path(config.output), config.resume)
     for source in (config.data, config.prompts):
         require_source(name, source)
-    return config, name
+    return replace(config, model=model), name
 
 
 def check_pretrain(config: PretrainConfig, given: Mapping[str, Any]) -> None:
@@ -106,8 +105,8 @@ def check_generate(
     """
     if run is None and config.modality is None:
         raise InputError(f"generate: needs RUN, or --modality ({', '.join(registry.MODALITIES)}) for its embedded base")
-    run = embedded_base(str(config.modality)) if run is None else snapshot(run)
-    name, _ = stored_settings(run, config.modality, dict(given))
+    model = embedded_base(str(config.modality)) if run is None else run
+    run, name, _ = stored_settings(model, config.modality, dict(given))
     require_read("generate", name, given)
     _check_target(config.output)
     require_source(name, config.prompts)
@@ -137,11 +136,11 @@ def check_evaluate(run: str, config: EvaluateConfig, output: str | None) -> str:
     """
     if output is not None:
         check_output(Path(output), resume=False)
-    run = snapshot(run)
+    run = registry.identify(run).source
     folder = Path(run)
     stored_file(folder, TRAINING_TOKENS)
     stored = num_stored(folder, HELD_OUT_TOKENS)
-    name, _ = stored_settings(run, None, {})
+    _, name, _ = stored_settings(run, None, {})
     base_of(folder, config.baseline or read_record(run).get("base"), name, "; give --baseline")
     require_source(name, config.data)
     if config.completions is not None and not Path(config.completions).exists():
@@ -165,8 +164,7 @@ def check_export(run: str, config: ExportConfig, modality: str | None) -> tuple[
     Raises:
         InputError: nothing like that is there, nothing tells the modality, or it has no such format or type.
     """
-    run = snapshot(run)
-    name, _ = stored_settings(run, modality, {})
+    run, name, _ = stored_settings(run, modality, {})
     ResolvedExport.of(config, name, Path(run))
     return run, name
 

@@ -79,12 +79,12 @@ class Fit:
     def __call__(self) -> None:
         from hypergen.checks import check_fit
 
-        check_fit(self.fit, self.settings)
+        config, _ = check_fit(self.fit, self.settings)
         from hypergen import api
         from hypergen.report.columns import Columns
         from hypergen.report.terminal import terminal
 
-        run = api.fit(self.fit, **self.settings)
+        run = api.fit(config, **self.settings)
         training = run.record["training"]
         if self.json:
             print(json.dumps({"folder": str(run.folder), "training": training, "comparison": run.records}))

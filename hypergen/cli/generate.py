@@ -64,7 +64,7 @@ def generate(
         loaded = loaded.interpolate(config.interpolate, allow_pickle_weights=config.allow_pickle_weights)
     rows = loaded.prompt_rows(items)[: config.count]
     if not config.prompt:
-        note(_count(rows, config.prompts))
+        note(_count(rows, config.prompts, run))
     is_printed = target is None and not config.json
     if is_printed:
         _require_text(loaded, rows)
@@ -169,18 +169,17 @@ def _items(run: str, config: GenerateConfig, name: str, given: dict[str, Any]) -
     """
     if not config.prompts:
         return list(config.prompt)[: config.count] or None
-    _, settings = stored_settings(run, name, given)
+    _, _, settings = stored_settings(run, name, given)
     items = registry.adapter(name).read(source=config.prompts, settings=settings, skip_bad=config.skip_bad)
     require_prompts(config.count, len(items))
     return items[: config.count]
 
 
-def _count(rows: list[Tensor], source: str | None) -> str:
+def _count(rows: list[Tensor], source: str | None, run: str) -> str:
     """Say how many prompts there are that nobody typed."""
-    prompts = "1 prompt is" if len(rows) == 1 else f"{len(rows)} prompts are"
     if source is not None:
-        return f"--prompts {source}: {prompts} read"
-    return f"{prompts} continued, of the run's held-out sequences (--count takes fewer)"
+        return f"--prompts {source}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read"
+    return f"no --prompt and no --prompts: {len(rows)} held-out prompts of {run} are continued, as they are"
 
 
 def _check_suffix(target: Path | None, figure_suffix: str) -> None:

@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hypergen.data.hub import HUB_ID, is_offline
+from hypergen.data.hub import HUB_ID, is_offline, snapshot
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.runtime.progress import Advance, track
@@ -117,7 +117,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Source:
     Raises:
         InputError: none of them, or the folder lacks its configuration, safetensors weights or tokenizer.
     """
-    folder = Path(name).expanduser()
+    folder = Path(snapshot(name)).expanduser()
     if folder.is_dir():
         return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
     if gguf.is_gguf(folder):
