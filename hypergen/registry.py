@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hypergen.data.hub import snapshot
 from hypergen.errors import InputError, did_you_mean
+from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
@@ -93,7 +94,8 @@ def identify(source: str | Path) -> Identified:
         InputError: a folder of the hub's cache has no snapshot, or a file that tells the modality cannot be read.
     """
     found = snapshot(str(source))
-    return Identified(found, _modality_of(found))
+    with disk_errors(Path(found)):
+        return Identified(found, _modality_of(found))
 
 
 def _modality_of(source: str) -> str | None:
