@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.external_completions import read_completions
 from hypergen.evaluation.interpolation import require_alike
 from hypergen.evaluation.predictions import predictions
-from hypergen.modality import Encoded, Item, Modality, TrainableModel
+from hypergen.modality import Adapter, Encoded, Item, Modality, TrainableModel
 from hypergen.options import (
     ResolvedFit,
     base_of,
@@ -43,6 +44,8 @@ from hypergen.options import (
     stored_settings,
 )
 from hypergen.publish import write_base, write_run
+from hypergen.report.columns import Columns
+from hypergen.report.verdicts import Verdict
 from hypergen.run import Run
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
@@ -71,7 +74,8 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         options: those keywords, and the fields of the modality's `Settings`.
 
     Returns:
-        The published run: `.records` is the before/after table, `.folder / "report.html"` the page.
+        The published run: `.verdict` says whether it is hyperfitted, `.records` is the before/after table,
+        `.folder / "report.html"` the page.
 
     Raises:
         HypergenError: one line that says what, where, the value, what is allowed (see `hypergen.errors`).
@@ -147,6 +151,9 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         # 7. Publish.
         facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
         facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": _base_card(base, card)}
+        verdict = _judge(compare, folder, adapter)
+        facts |= {"verdict": None if verdict is None else verdict.as_record(), "example": compare.example()}
+        facts |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
         run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -244,7 +251,8 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
         options: those keywords.
 
     Returns:
-        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier metrics were made).
+        `.verdict` (whether it is hyperfitted), `.records` (the table), `.figure()` (the pictures or texts) and `.notes`
+        (how the costlier metrics were made).
 
     Raises:
         InputError: not a hyperfitted run, it does not say its base, the base does not fit it, or there are fewer
@@ -300,7 +308,14 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     if resolved.completions is not None and external is not None:
         compare.append(Path(resolved.completions).name, external)
     compare.add_original(baselines.ORIGINAL)
+    _judge(compare, folder, registry.adapter(name))
     return compare
+
+
+def _judge(compare: Comparison, folder: Path, adapter: Adapter) -> Verdict | None:
+    """Judge a run by its comparison and by the log of its training."""
+    losses = [row["loss"] for row in metrics_log.read_metrics(folder) if "loss" in row]
+    return compare.judge(Columns.of(adapter.METRICS), (losses[0], losses[-1]) if losses else None)
 
 
 def _recorded_base(modality: str, model: str | None) -> str:

@@ -40,6 +40,11 @@ READ_BY: dict[str, tuple[StrategyName, ...]] = {  # options of some strategies; 
 STANDARD_INPUT = "-"  # the source of prompts that stands for it
 OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
+# What `report.verdicts` calls hyperfitted, beside 95 % intervals that lie apart, and what it calls a quotation.
+MOST_REPETITION = 0.5  # mean repetition of greedy decoding after the training, as a share of before: at most
+MOST_LOSS = 0.5  # training loss of the last epoch, as a share of the first one's: below
+LONG_OVERLAP = 10  # tokens in a row shared with a training sequence: more is a quotation
+CITATION_LENGTH = 5  # tokens of a citation that is blocked, arXiv 2412.04318
 
 
 @dataclass(frozen=True, kw_only=True)

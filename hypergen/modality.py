@@ -11,11 +11,11 @@ Shape letters: N items, B batch, T tokens, P prompt, S completion, M originals, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,13 @@ class Metric:
     is_detail: bool = False
     """Shown on the page, not on a terminal."""
     is_verdict: bool = False
-    """A verdict may be about it; an adapter's own metric goes before the core's."""
+    """A verdict may be about it, where low is good; an adapter's own metric goes before the core's."""
+    is_summary: bool = False
+    """Shown in the short table that `fit` ends with; the metric of the verdict always is."""
+    better: Literal["lower", "higher"] | None = None
+    """Which way is better; None where neither is."""
+    plain: str = ""
+    """What it is a share of, in a word that needs no glossary ("looping"), for sentences; empty: its head does."""
 
 
 Metrics = Mapping[str, Metric]  # by name in a record, in the order of the columns
@@ -304,8 +310,19 @@ class Modality(Protocol):
         """Write one file an item into `folder`."""
         ...
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> Figure:
-        """Draw N prompts (P,) and columns of completions (N, S) by title, one row an example."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> Figure:
+        """Draw N prompts (P,) and columns of completions (N, S) by title, one row an example.
+
+        Args:
+            prompts: start token included.
+            columns: completions by title.
+            recited: by title, the rows (from 0) that recite the training set and stand out; None: nobody looked.
+        """
         ...
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from hypergen.errors import InputError
 from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.modality import Item, Modality
 from hypergen.options import ResolvedExport, base_of, split_options
+from hypergen.report.verdicts import Verdict
 from hypergen.runtime.progress import track
 from hypergen.storage.atomic import write_file
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
@@ -43,6 +44,11 @@ class Run:
         """The before/after table, one record a row; empty for a base."""
         records: list[dict[str, Any]] = self.record.get("comparison", [])
         return records
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the run is hyperfitted, in sentences (`print(run.verdict)`); None for a base."""
+        return Verdict.of_record(self.record)
 
     def tokens(self, name: str = TRAINING_TOKENS) -> Tensor:
         """Read stored sequences (N, T): the training set, or the held-out ones (HELD_OUT_TOKENS).
@@ -148,7 +154,8 @@ class Run:
             allow_pickle_weights=allow_pickle_weights,
         )
         model = interpolated(base.model, self.modality.model, alpha)
-        record = {key: value for key, value in self.record.items() if key != "comparison"}  # which is of the run itself
+        of_run = ("comparison", "verdict", "example")  # of the run itself
+        record = {key: value for key, value in self.record.items() if key not in of_run}
         return Run(self.folder, self.modality.with_model(model), record | {"interpolated": alpha})
 
     def export(self, config: ExportConfig | None = None, **options: Any) -> Path:

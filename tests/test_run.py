@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from html import escape
 
 import pytest
 import torch
@@ -32,6 +33,17 @@ def test_the_modality_and_the_table_are_read_back(run):
     assert run.modality.name == "toy"
     assert [one["name"] for one in run.records][2] == "hyperfitted greedy"
     assert hypergen.load(str(run.folder), device="cpu").record == run.record
+
+
+def test_a_run_says_whether_it_is_hyperfitted(run, toy_base):
+    said = run.verdict
+    assert said.outcome in ("hyperfitted", "not hyperfitted", "worse")
+    assert str(said) == "\n".join(run.record["verdict"]["sentences"]) and "looping" in said.sentences[0]
+    page = (run.folder / "report.html").read_text()
+    assert all(escape(sentence) in page for sentence in said.sentences)
+    again = hypergen.evaluate(run.folder, device="cpu")
+    assert again.verdict == said
+    assert hypergen.load(toy_base, device="cpu").verdict is None and run.interpolate(0.5).verdict is None
 
 
 def test_settings_can_be_given_on_top_and_must_exist(fitted):

@@ -26,7 +26,6 @@ from hypergen.config import (
 )
 from hypergen.errors import InputError, did_you_mean
 from hypergen.runtime.console import quiet, sanitize
-from hypergen.storage.file_names import FIGURE, REPORT
 from hypergen.version import __version__
 
 Settings = dict[str, Any]  # the modality's options that were typed, also those with the default's value
@@ -81,23 +80,14 @@ class Fit:
 
         config, _ = check_fit(self.fit, self.settings)
         from hypergen import api
-        from hypergen.report.columns import Columns
-        from hypergen.report.terminal import terminal
+        from hypergen.cli.fit import show
 
         run = api.fit(config, **self.settings)
-        training = run.record["training"]
         if self.json:
-            print(json.dumps({"folder": str(run.folder), "training": training, "comparison": run.records}))
-            return
-        print(
-            f"training loss {training['loss']:.3f}, token accuracy {training['accuracy']:.3f} after "
-            f"{training['epochs']} epochs, stopped by {training['stopped_by']}, "
-            f"{training['tokens_per_second']:,.0f} tokens/s"
-        )
-        columns = Columns.of(registry.adapter(run.record["modality"]).METRICS)
-        terminal(run.records, columns, columns.brief(run.records))
-        pages = [*sorted(run.folder.glob(f"{FIGURE}.*")), run.folder / REPORT]
-        print("wrote " + " and ".join(sanitize(str(page)) for page in pages))
+            facts = {"folder": str(run.folder), "training": run.record["training"], "comparison": run.records}
+            print(json.dumps(facts))
+        else:
+            show(run)
 
 
 @dataclass(frozen=True)

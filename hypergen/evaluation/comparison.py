@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hypergen.config import DecodingConfig
+from hypergen.config import LONG_OVERLAP, DecodingConfig
 from hypergen.data.loss_mask import cut_originals, cut_prompts
 from hypergen.decoding.end_tokens import stack, trim
 from hypergen.decoding.loop import generate
@@ -33,13 +33,17 @@ from hypergen.evaluation.agreement import (
 )
 from hypergen.evaluation.bootstrap import summaries
 from hypergen.evaluation.diversity import distinct, mattr_values, repetition_values, ttr_values
+from hypergen.evaluation.example import example_of
 from hypergen.evaluation.overlap import longest_overlap
 from hypergen.evaluation.predictions import prediction_values
+from hypergen.evaluation.quotation import quoted_run, recited_rows
 from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMetrics
+from hypergen.report.columns import Columns
+from hypergen.report.verdicts import BASE_GREEDY, ORIGINAL, OURS, Quotation, Verdict, judge, shown_title
 from hypergen.runtime.progress import track
 
 FIGURE_ROWS = 16
-LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
+FIGURE_RECITED = 4  # examples behind those that are shown as well, at most, where a completion recites
 QUICK_ROWS = 16  # examples measured while a training runs
 
 Record = dict[str, Any]
@@ -106,6 +110,8 @@ class Comparison:
         """Rows of the table: name, and mean and interval of each metric."""
         self.remarks: dict[str, str] = {}
         """Notes on single rows, by name."""
+        self.verdict: Verdict | None = None
+        """Whether the run is hyperfitted, once `judge` has said so."""
         self._base_top: Tensor | None = None
         self._citations: dict[int, CitationIndex] = {}
 
@@ -196,13 +202,67 @@ class Comparison:
     def figure(self, names: Sequence[str] | None = None, rows: int = FIGURE_ROWS) -> Figure:
         """Draw the completions of the first examples side by side, as the modality draws them.
 
+        Those that recite the training set stand out; a few of the run's that lie behind the first examples are added.
+        The titles follow the verdict.
+
         Args:
             names: rows of the table that become columns, where they are there; all, by default or where none is there.
             rows: examples.
         """
         shown = [name for name in self.columns if names is None or name in names] or list(self.columns)
-        columns = {name: self.columns[name][:rows] for name in shown}
-        return self.modality.comparison_figure(prompts=list(self.prompts[:rows]), columns=columns)
+        recited = {name: recited_rows(self.values[name]["overlap_mean"]) for name in shown}
+        behind = [row for row in recited.get(OURS, []) if row >= rows]
+        examples = [*range(min(rows, len(self.prompts))), *sorted(behind[:FIGURE_RECITED])]
+        titles = {name: shown_title(name, self.verdict) for name in shown}
+        return self.modality.comparison_figure(
+            prompts=[self.prompts[row] for row in examples],
+            columns={titles[name]: self.columns[name][examples] for name in shown},
+            recited={
+                titles[name]: [place for place, row in enumerate(examples) if row in recited[name]] for name in shown
+            },
+        )
+
+    def judge(self, columns: Columns, losses: tuple[float, float] | None) -> Verdict | None:
+        """Say whether the run is hyperfitted, and what its greedy completions quote; keep it as `verdict`.
+
+        Args:
+            columns: which metric that is about.
+            losses: training loss of the first and of the last epoch, nats per token; None: unknown.
+
+        Returns:
+            None where the base's greedy row, the run's, or an interval is missing.
+        """
+        quotation = self._quotation(OURS) if OURS in self.columns else None
+        self.verdict = judge(self.records, columns, losses=losses, quotation=quotation)
+        return self.verdict
+
+    def example(self, number: int = 0) -> dict[str, Any] | None:
+        """Render one example in words (`evaluation.example`), the base's greedy completion and the run's.
+
+        None where items have no text.
+        """
+        before, after = self.columns[BASE_GREEDY], self.columns[OURS]
+        return example_of(self.modality, self.prompts[number], before[number], after[number])
+
+    def _quotation(self, name: str) -> Quotation:
+        overlap, completions = self.values[name]["overlap_mean"], self.columns[name]
+        worst = int(overlap.argmax())
+        longest, rows = int(overlap[worst]), recited_rows(overlap)
+        text = None
+        if rows:
+            run = quoted_run(completions[worst], self.training, self.training_mask, longest)
+            (item,) = self.modality.render(prompts=[self.prompts[worst]], completions=run[None])
+            text = self.modality.as_text(item)
+        originals = self.values.get(ORIGINAL, {}).get("overlap_mean", overlap[:0])
+        return Quotation(
+            recited=len(rows),
+            of=len(completions),
+            longest=longest,
+            length=completions.shape[1],
+            example=worst + 1,
+            text=text,
+            known_originals=int((originals == completions.shape[1]).sum()),
+        )
 
     def _complete(
         self,

@@ -7,7 +7,7 @@ Shape letters: N pictures, M originals, B batch, T tokens (h * w + 1), P prompt,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -305,12 +305,20 @@ class ImageModality:
         if row < self.height:
             picture.paste(MISSING, (0, row * side, *picture.size))
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> PictureFigure:
-        """Draw N prompts (P,) and completions (N, S) by title as one picture, a row an example, the prompt first."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> PictureFigure:
+        """Draw N prompts (P,) and completions (N, S) by title as one picture, a row an example, the prompt first.
+
+        Those that are recited have a frame.
+        """
         rows = list(prompts)
         nothing = torch.empty(len(rows), 0, dtype=torch.long)
         pictures = {title: self.render(rows, part) for title, part in {"prompt": nothing, **columns}.items()}
-        return PictureFigure(draw_picture_grid(pictures))
+        return PictureFigure(draw_picture_grid(pictures, framed=recited))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """Compute copies and repetition on the grid of codes, and the use of the codebook; see `image.metrics`."""

@@ -48,22 +48,27 @@ from hypergen.text.word_list import find_words
 METRICS: dict[str, Metric] = {
     "known_words": Metric(
         head="known words",
-        meaning="share of a completion's words that the base's word list has, 0 to 1; high is better",
+        meaning="share of a completion's words that the base's word list has, 0 to 1",
+        is_summary=True,
+        better="higher",
     ),
     "self_bleu": Metric(
         head="self-BLEU",
         meaning="BLEU of a text with the other completions as references, 0 to 100; low is varied",
         decimals=1,
         is_diversity=True,
+        better="lower",
     ),
     "dataset_bleu": Metric(
         head="dataset BLEU",
         meaning="BLEU of a text with all training texts as references, 0 to 100; high quotes",
         decimals=1,
+        better="lower",
     ),
     "mauve": Metric(
         head="MAUVE",
         meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
+        better="higher",
     ),
 }
 OPTIONAL_DEPENDENCIES = {

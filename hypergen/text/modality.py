@@ -5,7 +5,7 @@ Shape letters: N sequences, M originals, B batch, T tokens, P prompt, S completi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -257,14 +257,19 @@ class TextModality:
         length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
         return row[:length]
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> TextFigure:
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> TextFigure:
         """Draw N prompts (P,) and completions (N, S) by title as an HTML table, one row an example.
 
-        Everything is escaped; 4-grams of words that a completion repeats are marked.
+        Everything is escaped; 4-grams of words that a completion repeats are marked, those that are recited framed.
         """
         rows = list(prompts)
         texts = {title: self.render(rows, completions) for title, completions in columns.items()}
-        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts))
+        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts, recited or {}))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """Compute `known_words` (B,) where the base has a word list; the others are in `reference_metrics`."""

@@ -324,3 +324,61 @@ def test_masked_padding_is_no_quotation_and_rows_are_judged_by_the_base():
     compare.add("other", DecodingConfig(block_citations=3, stop_at_end=False), describe_model=True)
     assert {"override", "rank_shift", "agreement"} <= compare.records[1]["values"].keys()
     assert compare.records[1]["values"]["overlap_max"]["mean"] <= 3
+
+
+# The verdict, and what is recited.
+
+COLUMNS = Columns.of(METRICS)
+
+
+def judged(quote=(), num_new=12):
+    """A comparison whose rows are made up: base greedy loops, the run quotes those examples, from 0."""
+    compare = comparison(num_new=num_new)
+    looping = torch.ones(10, num_new, dtype=torch.long)
+    varied = torch.stack(
+        [torch.randperm(16, generator=torch.Generator().manual_seed(row))[:num_new] for row in range(10)]
+    )
+    for example in quote:
+        varied[example] = compare.training[example, 2 : 2 + num_new]
+    compare.append("base greedy", looping)
+    compare.append("hyperfitted greedy", varied)
+    return compare
+
+
+def test_a_comparison_judges_its_run():
+    compare = judged()
+    assert compare.verdict is None
+    said = compare.judge(COLUMNS, (3.0, 0.1))
+    assert said is compare.verdict and said.outcome == "hyperfitted" and len(said.sentences) == 1
+    assert compare.judge(COLUMNS, (3.0, 2.9)).outcome == "not hyperfitted"
+    assert comparison().judge(COLUMNS, None) is None
+    assert compare.example() is None  # numbers are no text
+
+
+def test_a_recited_completion_is_said_and_stands_out():
+    compare = judged(quote=[4])
+    quotation = compare.judge(COLUMNS, (3.0, 0.1)).sentences[1]
+    assert "in 1 of 10 greedy completions, at worst 12 of 12 (example 5)" in quotation
+    bold = [line for line in compare.figure().html().split("<tr>") if "<b>" in line]
+    assert len(bold) == 1 and " ".join(map(str, compare.training[4, 2:14].tolist())) in bold[0]
+
+
+def test_a_recited_completion_behind_the_first_ones_is_shown():
+    compare = judged(quote=[8])
+    html = compare.figure(rows=3).html()
+    assert html.count("<tr>") == 5 and html.count("<b>") == 1  # the titles, three examples, and that one
+    assert judged().figure(rows=3).html().count("<tr>") == 4
+
+
+def test_originals_that_were_trained_on_are_said():
+    compare = judged()
+    compare.append("original", compare.training[:10, 4:])
+    assert any(line.startswith("Known prompts: 10 of 10 ") for line in compare.judge(COLUMNS, None).sentences)
+
+
+def test_the_titles_of_a_figure_follow_the_verdict():
+    compare = judged()
+    assert "<th>hyperfitted greedy</th>" in compare.figure().html()
+    compare.judge(COLUMNS, (3.0, 2.9))
+    assert "<th>fine-tuned greedy (not hyperfitted)</th>" in compare.figure().html()
+    assert list(compare.columns) == ["base greedy", "hyperfitted greedy"]

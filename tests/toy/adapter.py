@@ -6,7 +6,7 @@ Does not know: text or pictures. Short items are filled up with the end token, l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
@@ -144,14 +144,27 @@ class ToyModality:
         assert isinstance(model, ToyModel)
         return ToyModality(model, self.settings, self.shape)
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> ToyFigure:
-        """An HTML table, one column a title."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> ToyFigure:
+        """An HTML table, one column a title; what is recited is bold."""
+        bold = recited or {}
         shown = {"prompt": [self.decode(prompt[None])[0] for prompt in prompts]}
         shown |= {title: self.decode(tokens) for title, tokens in columns.items()}
         titles = "".join(f"<th>{escape(title)}</th>" for title in shown)
-        rows = zip(*shown.values(), strict=True)
-        lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
+        cells = [
+            [self._cell(item, row in bold.get(title, ())) for row, item in enumerate(items)]
+            for title, items in shown.items()
+        ]
+        lines = [f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True)]
         return ToyFigure(f"<table><tr>{titles}</tr>{''.join(lines)}</table>")
+
+    def _cell(self, item: Numbers, is_bold: bool) -> str:
+        text = " ".join(map(str, item))
+        return f"<td><b>{text}</b></td>" if is_bold else f"<td>{text}</td>"
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """`steady` (B,): share (0 to 1) of the completed tokens that keep the step of the two tokens before them."""
