@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hypergen import registry
+from hypergen.checks import check_fit, check_pretrain
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
 from hypergen.data.base_card import base_card
 from hypergen.data.loss_mask import cut_prompts, num_completed
@@ -34,7 +35,6 @@ from hypergen.options import (
     fit_plan,
     fit_recipe,
     make_settings,
-    modality_of,
     num_held_out,
     pretrain_plan,
     read_card,
@@ -49,7 +49,6 @@ from hypergen.report.verdicts import Verdict
 from hypergen.run import Run
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
-from hypergen.runtime.launcher import is_distributed
 from hypergen.runtime.signals import SignalWatch
 from hypergen.storage import metrics_log, run_folder
 from hypergen.storage.atomic import bytes_in, check_space
@@ -83,29 +82,30 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the base, the options, the items.
     typed, given = split_options(FitConfig, config, options)
-    name, model = modality_of(typed.modality, typed.model)
-    typed = replace(typed, model=model)
+    typed, name = check_fit(typed, given)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
     card = read_card(adapter, name, typed.model)
-    recipe = fit_recipe(card, typed.data, name)
+    recipe = fit_recipe(card, typed.data)
     resolved = ResolvedFit.of(typed, name, recipe)
     settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
     folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
     processes = join_processes(resolved.device)
-    if processes.is_first:
-        run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     training_items, held_out_items = read_items(adapter, settings, resolved)
 
     with _workplace(folder, processes) as signals:
         # 2. Build the model.
         modality = adapter.load(source=base, settings=settings, allow_pickle_weights=resolved.allow_pickle_weights)
+        settings = modality.settings
         check_last_layers(modality.model, resolved.last_layers)
         modality.model.to(device)
         if processes.is_first:
             _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
-        # 3. Encode the training set and the held-out items.
+        # 3. Encode the training set and the held-out items; count these before a training set is drawn.
+        if training_items is None and held_out_items is not None and resolved.held_out_samples is not None:
+            held_out = modality.encode_held_out(held_out_items, count=resolved.held_out_samples, seed=resolved.seed)
+            require_count("--held-out-samples", resolved.held_out_samples, held_out.tokens)
         training = _training_tokens(modality, training_items, resolved)
         data = data_fingerprint(*training)
         processes.check_equal("training sequences", data)
@@ -167,12 +167,10 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the options, the items.
     resolved, given = split_options(PretrainConfig, config, options)
-    if is_distributed():
-        raise InputError("pretrain: runs in one process; fit takes several")
+    check_pretrain(resolved, given)
     adapter = registry.adapter(resolved.modality)
     settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
     folder = Path(resolved.output)
-    run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
     if resolved.held_out is None:

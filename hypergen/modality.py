@@ -402,7 +402,6 @@ class ExportFormat:
     """How its files end, with the dot."""
     types: tuple[str, ...]
     """As what weights may be stored; the first is the default."""
-    write: ExportWriter
 
 
 class Adapter(Protocol):
@@ -410,9 +409,11 @@ class Adapter(Protocol):
 
     The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
     options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
-    words), `NAMED_BASES` (names that `--model` takes, each with a `card` here), `MODEL_SUFFIXES` (how files that are a
-    model end, with the dot), `MODEL_FILES` (each makes a folder without `config.json` a model of this modality) and
-    `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
+    words), `BUILT_IN_SOURCES` (those that are no file), `NAMED_BASES` (names that `--model` takes, each with a `card`
+    here), `MODEL_SUFFIXES` (how files that are a model end, with the dot), `MODEL_FILES` (each makes a folder without
+    `config.json` a model of this modality), `EXPORT_FORMATS` (formats of other programs by name, `ExportFormat`; the
+    first is the default) and `recognizes(config)` (whether the content of a `config.json` is of a model of this
+    modality).
     """
 
     @property
@@ -456,8 +457,8 @@ class Adapter(Protocol):
         ...
 
     @property
-    def EXPORT_FORMATS(self) -> Mapping[str, ExportFormat]:
-        """File formats of other programs, by name, that its models are exported to; the first is the default."""
+    def EXPORT_WRITERS(self) -> Mapping[str, ExportWriter]:
+        """What writes each of the `EXPORT_FORMATS` of its `config`."""
         ...
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:

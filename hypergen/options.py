@@ -1,6 +1,7 @@
 """Resolve the options that a user typed: the modality, the base, every value, the items.
 
-Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+Everything here is checked before a model is loaded, most of it before torch is imported, which takes longer than all
+the rest of a wrong call. An option that the modality does not have is refused by name.
 After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
 """
 
@@ -12,19 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
-from hypergen.data.splits import split_items
-from hypergen.errors import InputError
-from hypergen.modality import Adapter, ExportFormat, Item
+from hypergen.errors import InputError, did_you_mean
+from hypergen.modality import Adapter, Item
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
-from hypergen.training.batch_order import steps_per_epoch
-from hypergen.training.plan import Plan
+
+if TYPE_CHECKING:
+    from hypergen.training.plan import Plan
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 
@@ -83,6 +84,14 @@ def refuse_empty(config: Any) -> None:
     for field in fields(config):
         if getattr(config, field.name) == "":
             raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
+
+
+def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of a modality that the verb does not read, and name the verbs that do."""
+    for field in fields(registry.settings_class(modality)):
+        verbs = field.metadata.get("verbs", (verb,))
+        if field.name in given and verb not in verbs:
+            raise InputError(f"{flag(field.name)}: only {' and '.join(verbs)} read{'s' * (len(verbs) == 1)} it")
 
 
 def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
@@ -158,7 +167,8 @@ def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
+        hint = "" if model else " (no other option is)"
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}{hint}")
     return name, source
 
 
@@ -168,7 +178,8 @@ def _why_unknown(model: Path) -> str:
         return f"does not tell its modality{_what_is_inside(model)}"
     if model.is_file():
         return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
-    return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    missing = "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    return missing + did_you_mean(str(model), registry.all_named_bases())
 
 
 def _what_is_inside(folder: Path) -> str:
@@ -209,11 +220,14 @@ def read_card(adapter: Adapter, modality: str, model: str | None) -> Mapping[str
     return read_record(embedded_base(modality)) if model is None else adapter.card(source=model)
 
 
-def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, Any]:
-    """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
+def fit_recipe(card: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Choose the recipe for a base: its card's values for this kind of data, else the paper's.
+
+    A modality's own options that the card leaves open stay so: the adapter takes what suits the model.
+    """
     recipes = card.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
-    return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
+    return PAPER_RECIPE | of_card
 
 
 def read_items(
@@ -223,6 +237,8 @@ def read_items(
 
     def read(source: str) -> Sequence[Item]:
         return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+
+    from hypergen.data.splits import split_items
 
     items = None if config.data == OWN else read(config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
@@ -245,6 +261,9 @@ def num_held_out(config: FitConfig) -> int:
 
 def fit_plan(config: ResolvedFit, count: int) -> Plan:
     """Plan the hyperfitting of `count` sequences."""
+    from hypergen.training.batch_order import steps_per_epoch
+    from hypergen.training.plan import Plan
+
     per_epoch = steps_per_epoch(count, config.batch_size)
     every = config.checkpoint_every
     return Plan(
@@ -266,6 +285,8 @@ def fit_plan(config: ResolvedFit, count: int) -> Plan:
 
 def pretrain_plan(config: PretrainConfig) -> Plan:
     """Plan the training of a new base: all layers, no stop but the steps."""
+    from hypergen.training.plan import Plan
+
     return Plan(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -287,7 +308,7 @@ def pretrain_plan(config: PretrainConfig) -> Plan:
 class ResolvedExport:
     """Hold the options of an export, none of them open."""
 
-    format: ExportFormat
+    format: str
     type: str
     file: Path
 
@@ -303,7 +324,7 @@ class ResolvedExport:
         Raises:
             InputError: the modality has no such format, the format no such type, or the file is there already.
         """
-        formats = registry.adapter(modality).EXPORT_FORMATS
+        formats = registry.export_formats(modality)
         name = config.format or next(iter(formats), None)
         if name is None or name not in formats:
             where = "export" if name is None else f"--format {name}"
@@ -314,7 +335,7 @@ class ResolvedExport:
             raise InputError(f"--type {kind}: must be {' or '.join(types)}")
         file = _export_file(source, kind, formats[name].suffix) if config.output is None else Path(config.output)
         _check_export_file(file, formats[name].suffix)
-        return cls(formats[name], kind, file)
+        return cls(name, kind, file)
 
 
 def _export_file(source: Path, kind: str, suffix: str) -> Path:

@@ -7,17 +7,19 @@ registers it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hypergen.data.hub import snapshot
-from hypergen.errors import InputError
+from hypergen.errors import InputError, did_you_mean
+from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
-    from hypergen.modality import Adapter
+    from hypergen.modality import Adapter, ExportFormat
 
 MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
 
@@ -46,6 +48,16 @@ def sources(name: str) -> str:
     return str(_config(name).SOURCES)
 
 
+def built_in_sources(name: str) -> tuple[str, ...]:
+    """List the sources of items that come with the modality and are no file."""
+    return tuple(_config(name).BUILT_IN_SOURCES)
+
+
+def export_formats(name: str) -> Mapping[str, ExportFormat]:
+    """Return the file formats of other programs, by name, that the modality's models are exported to."""
+    return cast("Mapping[str, ExportFormat]", _config(name).EXPORT_FORMATS)
+
+
 def named_bases(name: str) -> tuple[str, ...]:
     """List the bases of the modality that have a name of their own; `--model` takes it, whatever lies in the folder."""
     return tuple(_config(name).NAMED_BASES)
@@ -53,7 +65,12 @@ def named_bases(name: str) -> tuple[str, ...]:
 
 def is_named(source: str | Path) -> bool:
     """Tell a named base from a folder, a file or a hub id."""
-    return any(str(source) in named_bases(name) for name in MODALITIES)
+    return str(source) in all_named_bases()
+
+
+def all_named_bases() -> tuple[str, ...]:
+    """List the named bases of all modalities."""
+    return tuple(base for name in MODALITIES for base in named_bases(name))
 
 
 def model_suffixes() -> tuple[str, ...]:
@@ -77,7 +94,8 @@ def identify(source: str | Path) -> Identified:
         InputError: a folder of the hub's cache has no snapshot, or a file that tells the modality cannot be read.
     """
     found = snapshot(str(source))
-    return Identified(found, _modality_of(found))
+    with disk_errors(Path(found)):
+        return Identified(found, _modality_of(found))
 
 
 def _modality_of(source: str) -> str | None:
@@ -106,5 +124,6 @@ def _config(name: str) -> ModuleType:
 
 def _package(name: str) -> str:
     if name not in list(MODALITIES):  # a record may hold anything
-        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}")
+        near = did_you_mean(str(name), MODALITIES)
+        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}{near}")
     return MODALITIES[name]

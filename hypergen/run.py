@@ -5,7 +5,7 @@ Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class Run:
         max_new_tokens: int | None = None,
         *,
         batch_store: BatchStore = no_store,
+        on_tokens: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Complete rows of `prompt_rows`: -> (B, S) ids.
 
@@ -113,6 +114,7 @@ class Run:
             decoding: the strategy.
             max_new_tokens: None is the modality's choice.
             batch_store: keeps completed batches (`completion_journal`); by default nothing does.
+            on_tokens: is shown the completions of a batch so far (B, S) after each token; a search shows none.
         """
         model = self.modality.model
         citations = None
@@ -129,6 +131,7 @@ class Run:
             end_tokens=self.modality.end_tokens,
             citations=citations,
             batch_store=batch_store,
+            on_tokens=on_tokens,
         )
 
     def interpolate(self, alpha: float, *, allow_pickle_weights: bool = False) -> Run:
@@ -172,7 +175,7 @@ class Run:
         if others:
             raise InputError(f"{flag(min(others))}: not an option of export")
         resolved = ResolvedExport.of(given, self.modality.name, self.folder)
-        write, title = resolved.format.write, resolved.file.stem
+        write, title = registry.adapter(self.modality.name).EXPORT_WRITERS[resolved.format], resolved.file.stem
         write_file(resolved.file, lambda file: write(self.modality, file, type=resolved.type, title=title))
         return resolved.file
 

@@ -182,19 +182,18 @@ def test_an_unknown_modality_and_one_without_a_base():
 
 def test_the_card_says_what_suits_its_data_and_the_paper_the_rest():
     card = {"fit": {"self": {"epochs": 3}, "data": {"epochs": 5}, "stories": {"epochs": 7}}}
-    epochs = {data: options.fit_recipe(card, data, "image")["epochs"] for data in ("self", "stories", "mine.txt")}
+    epochs = {data: options.fit_recipe(card, data)["epochs"] for data in ("self", "stories", "mine.txt")}
     assert epochs == {"self": 3, "stories": 7, "mine.txt": 5}
-    assert options.fit_recipe(card, "self", "image")["learning_rate"] == PAPER_RECIPE["learning_rate"]
+    assert options.fit_recipe(card, "self")["learning_rate"] == PAPER_RECIPE["learning_rate"]
     for card in ({}, {"fit": {"data": {"epochs": 5}}}):
-        assert options.fit_recipe(card, "self", "image") == PAPER_RECIPE
-        assert options.fit_recipe(card, "self", "text") == PAPER_RECIPE | {"sequence_length": 256}
+        assert options.fit_recipe(card, "self") == PAPER_RECIPE
 
 
 def test_the_embedded_and_the_named_bases_have_cards(tmp_path):
     toy = registry.adapter("toy")
     assert options.read_card(registry.adapter("text"), "text", None)["fit"]["self"]
     named = options.read_card(toy, "toy", "toy-zero")
-    assert {data: options.fit_recipe(named, data, "toy")["epochs"] for data in ("self", "numbers")} == {
+    assert {data: options.fit_recipe(named, data)["epochs"] for data in ("self", "numbers")} == {
         "self": 2,
         "numbers": 3,
     }
@@ -318,7 +317,7 @@ def exported(source, modality="toy", **options_given):
 
 def test_an_export_has_the_first_format_and_type(tmp_path):
     resolved = exported(tmp_path)
-    assert resolved.format is registry.adapter("toy").EXPORT_FORMATS["sizes"] and resolved.type == "count"
+    assert (resolved.format, resolved.type) == ("sizes", "count")
     assert resolved.file == tmp_path / f"{tmp_path.name}-count.json"
     assert exported(tmp_path, type="sum", output=tmp_path / "a.json").file == tmp_path / "a.json"
 
@@ -346,3 +345,17 @@ def test_an_export_that_cannot_be(modality, given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         exported(tmp_path, modality, **given)
+
+
+def test_an_option_of_a_modality_says_which_verbs_read_it():
+    options.require_read("fit", "text", {"pack": True, "text_field": "a"})
+    with pytest.raises(InputError, match=r"^--pack: only fit reads it$"):
+        options.require_read("generate", "text", {"pack": True})
+    with pytest.raises(InputError, match=r"^--prompt-fraction: only fit and generate read it$"):
+        options.require_read("pretrain", "image", {"prompt_fraction": 0.5})
+    options.require_read("pretrain", "toy", {"modulus": 3})
+
+
+def test_a_name_that_is_nearly_that_of_a_base_is_suggested():
+    with pytest.raises(InputError, match=r"^smollm2: no such folder; did you mean smollm2-135m\?; --modality"):
+        options.modality_of(None, "smollm2")

@@ -99,3 +99,13 @@ def test_a_record_without_a_modality_leaves_it_to_the_configuration(tmp_path):
     (tmp_path / "hypergen.json").write_text(json.dumps({"words": {"file": "words.txt.gz", "from": "a corpus"}}))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert registry.identify(tmp_path).modality == "text"
+
+
+@pytest.mark.parametrize("name", registry.MODALITIES)
+def test_built_in_sources_are_named_to_users(name):
+    assert all(source in registry.sources(name) for source in registry.built_in_sources(name))
+
+
+def test_named_bases_of_all_modalities():
+    assert set(registry.named_bases("text")) <= set(registry.all_named_bases())
+    assert all(map(registry.is_named, registry.all_named_bases())) and not registry.is_named("nowhere")

@@ -10,7 +10,6 @@ from hypergen import api, registry
 from hypergen.config import EvaluateConfig
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
-from hypergen.options import refuse_empty
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
 from hypergen.report.page import Head, interpolation_curves, page
@@ -20,16 +19,11 @@ from hypergen.runtime.console import sanitize
 from hypergen.storage.atomic import publish
 from hypergen.storage.file_names import RECORDS_JSON, RECORDS_MARKDOWN, REPORT
 from hypergen.storage.manifest import check_manifest
-from hypergen.storage.run_folder import check_output
 
 
 def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bool, as_json: bool) -> None:
     """Compare; print the table, and write records and figure into `output`."""
-    refuse_empty(config)
     folder = Path(output) if output else None
-    if folder is not None:
-        check_output(folder, resume=False)
-    run = registry.identify(run).source
     if verify:
         check_manifest(Path(run), label="verify (MB)")
     compared = api.evaluate(run, config)

@@ -30,7 +30,7 @@ from hypergen.image.reference_metrics import ImageReferenceMetrics
 from hypergen.image.rgb import to_rgb
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, ExportWriter, Metric, TokenModel
 from hypergen.runtime.progress import track
 
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
@@ -48,7 +48,7 @@ run = hypergen.load(".", modality="image")  # this folder, or its id on the hub
 completed = run.generate(Image.open("picture.png"))  # keeps the upper rows, completes the others greedily
 completed[0].save("completed.png")
 """
-EXPORT_FORMATS: dict[str, ExportFormat] = {}
+EXPORT_WRITERS: dict[str, ExportWriter] = {}
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour where there are no codes
 

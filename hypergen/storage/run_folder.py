@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from hypergen.errors import InputError
 from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_file, write_whole
-from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY
+from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY, TOKENS
 from hypergen.storage.lock import take_lock
 from hypergen.storage.manifest import list_files
 from hypergen.storage.strict_json import read_optional
@@ -54,6 +56,33 @@ def check_finished(folder: Path) -> None:
         is_started = (folder / LOCK).is_file() or (folder / CHECKPOINTS).is_dir()
         if is_started and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder}: is an unfinished run; wait for it, or continue it with --resume")
+
+
+def stored_file(folder: Path, name: str, hint: str = "") -> Path:
+    """Find a file that only a hyperfitted run has.
+
+    Raises:
+        InputError: it is not there; the message ends with `hint`.
+    """
+    with disk_errors(folder):
+        if not (folder / name).is_file():
+            where = f"{folder / name}: not there" if folder.exists() else f"{folder}: no such folder"
+            raise InputError(f"{where}; only a hyperfitted run has it{hint}")
+    return folder / name
+
+
+def num_stored(folder: Path, name: str, hint: str = "") -> int:
+    """Count stored sequences by the head of their file, without torch.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    path = stored_file(folder, name, hint)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.get_slice(TOKENS).get_shape()[0])
+    except (OSError, LookupError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def free_output(modality: str) -> Path:

@@ -14,7 +14,7 @@ from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.hub import snapshot
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, ExportFormat, Metric, Modality
+from hypergen.modality import CodecCheckpoints, Metric, Modality
 from hypergen.runtime.launcher import is_distributed
 from hypergen.text import eight_bit, gguf, gguf_export, named_bases, sources
 from hypergen.text.chat_template import require_template
@@ -144,10 +144,8 @@ def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
         config: the resolved options of the fit.
 
     Raises:
-        InputError: --offload with options that it does not go with, or --chat.
+        InputError: --offload with options that it does not go with.
     """
-    if settings.chat:
-        raise InputError("--chat: only generate reads it; fit takes rows of messages for chats by themselves")
     if not settings.offload:
         return settings
     if not config.last_layers:
@@ -170,10 +168,6 @@ def build(
     Raises:
         InputError: the tokenizer cannot be loaded or has no end token, or width and heads do not fit.
     """
-    if settings.offload:
-        raise InputError("--offload: pretrain trains every block, so none can stay in a file")
-    if settings.chat or settings.pad:
-        raise InputError(f"--{'chat' if settings.chat else 'pad'}: pretrain does not read it; it packs texts")
     trained, texts = config.codec_from, map(plain_text, items)
     tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(snapshot(trained))
     if tokenizer.eos_token_id is None:
@@ -297,7 +291,4 @@ def _write_eight_bit(modality: Modality, file: Path, *, type: str, title: str) -
     eight_bit.write_weights(modality.model.causal, file)
 
 
-EXPORT_FORMATS = {
-    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf),
-    "safetensors": ExportFormat(suffix=eight_bit.SUFFIX, types=("int8",), write=_write_eight_bit),
-}
+EXPORT_WRITERS = {"gguf": _write_gguf, "safetensors": _write_eight_bit}

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 import pytest
 
 from hypergen.runtime import progress
+from hypergen.runtime.console import quiet
 from hypergen.runtime.progress import track
 
 
@@ -133,3 +134,9 @@ def test_without_a_label_nothing_is_shown(capsys, terminal):
     with track("", 1) as advance:
         advance()
     assert terminal.getvalue() == "" and capsys.readouterr() == ("", "")
+
+
+def test_nothing_is_shown_where_all_is_quiet(capsys):
+    with quiet(), track("count", 1) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")

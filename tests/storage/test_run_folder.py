@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from hypergen.errors import DiskError, InputError
 from hypergen.storage import atomic, run_folder
+from hypergen.storage.file_names import HELD_OUT_TOKENS
 from hypergen.storage.lock import lock_folder
 from hypergen.storage.manifest import check_manifest
 from hypergen.storage.metrics_log import append_metrics
+from hypergen.storage.token_files import save_tokens
 from tests.conftest import tree
 from tests.storage.faulty_disk import failing, uses, write_two
 
@@ -123,3 +126,20 @@ def test_files_that_were_changed_on_purpose_are_listed_anew(tmp_path):
         (tmp_path / "run" / "manifest.json").write_text(content)
         with pytest.raises(InputError, match=rf"manifest\.json: {said}$"):
             run_folder.renew(tmp_path / "run", ["new"])
+
+
+def test_stored_sequences_are_counted_without_reading_them(tmp_path):
+    save_tokens(tmp_path / HELD_OUT_TOKENS, torch.zeros(7, 3, dtype=torch.long), torch.ones(7, 3, dtype=torch.bool))
+    assert run_folder.num_stored(tmp_path, HELD_OUT_TOKENS) == 7
+    assert run_folder.stored_file(tmp_path, HELD_OUT_TOKENS) == tmp_path / HELD_OUT_TOKENS
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\x02" + b"\0" * 7 + b"{}"])
+def test_sequences_that_are_not_there_or_damaged(content, tmp_path):
+    if content is not None:
+        (tmp_path / HELD_OUT_TOKENS).write_bytes(content)
+    said = "not there; only a hyperfitted run has it; hint$" if content is None else "cannot be read"
+    with pytest.raises(InputError, match=said):
+        run_folder.num_stored(tmp_path, HELD_OUT_TOKENS, "; hint")
+    with pytest.raises(InputError):
+        run_folder.num_stored(tmp_path / ("x" * 300), HELD_OUT_TOKENS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import hypergen
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
@@ -178,3 +179,11 @@ def test_both_libraries_of_a_sentencepiece_model_are_named_together(tmp_path, mo
         "its tokenizer is a sentencepiece model (tokenizer.model), which needs sentencepiece and protobuf "
         "(pip install 'sentencepiece>=0.2' 'protobuf>=4.25')"
     )
+
+
+def test_a_fit_takes_the_context_where_that_is_smaller_than_the_paper_s_length(text_base, text_data, tmp_path):
+    """Nobody typed 256, so nobody is refused."""
+    options = {"num_samples": 8, "epochs": 1, "device": "cpu", "held_out_samples": 4, "pad": True}
+    run = hypergen.fit(model=text_base, data=text_data, output=str(tmp_path / "run"), learning_rate=1e-3, **options)
+    assert run.modality.sequence_length == 64 and run.record["settings"]["sequence_length"] == 64
+    assert run.tokens().shape == (8, 64)

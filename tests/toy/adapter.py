@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, Metric, Modality, TokenModel
 from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
@@ -256,7 +256,7 @@ def _write_sizes(modality: Modality, file: Path, *, type: str, title: str) -> No
     file.write_text(json.dumps({"title": title, "type": type, "weights": weights}))
 
 
-EXPORT_FORMATS = {"sizes": ExportFormat(suffix=".json", types=("count", "sum"), write=_write_sizes)}
+EXPORT_WRITERS = {"sizes": _write_sizes}
 
 
 if TYPE_CHECKING:
