@@ -17,8 +17,7 @@ from typing import Any
 from hypergen import registry
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
 from hypergen.data.base_card import base_card
-from hypergen.data.hub import snapshot
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_prompts, num_completed
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
@@ -84,8 +83,8 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the base, the options, the items.
     typed, given = split_options(FitConfig, config, options)
-    typed = typed if typed.model is None else replace(typed, model=snapshot(typed.model))
-    name = modality_of(typed.modality, typed.model)
+    name, model = modality_of(typed.modality, typed.model)
+    typed = replace(typed, model=model)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
     card = read_card(adapter, name, typed.model)
     recipe = fit_recipe(card, typed.data, name)
@@ -168,8 +167,6 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the options, the items.
     resolved, given = split_options(PretrainConfig, config, options)
-    if resolved.codec_from is not None:
-        resolved = replace(resolved, codec_from=snapshot(resolved.codec_from))
     if is_distributed():
         raise InputError("pretrain: runs in one process; fit takes several")
     adapter = registry.adapter(resolved.modality)
@@ -239,8 +236,7 @@ def load(
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
     """
-    source = snapshot(str(source))
-    name, resolved = stored_settings(source, modality, settings)
+    source, name, resolved = stored_settings(str(source), modality, settings)
     target = pick_device(device)
     loaded = registry.adapter(name).load(source=source, settings=resolved, allow_pickle_weights=allow_pickle_weights)
     loaded.model.to(target)
@@ -268,14 +264,13 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     resolved, others = split_options(EvaluateConfig, config, options)
     if others:
         raise InputError(f"{flag(min(others))}: not an option of evaluate")
-    folder = trained.folder if isinstance(trained, Run) else Path(snapshot(str(trained)))
-    named = None if resolved.baseline is None else snapshot(resolved.baseline)
+    folder = trained.folder if isinstance(trained, Run) else Path(registry.identify(trained).source)
     training, held_out = (
         Encoded(stored_tokens(folder, name), stored_loss_mask(folder, name))
         for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
     )
-    name, settings = stored_settings(str(folder), None, {})
-    base = base_of(folder, named or read_record(str(folder)).get("base"), name, "; give --baseline")
+    _, name, settings = stored_settings(str(folder), None, {})
+    base = base_of(folder, resolved.baseline or read_record(str(folder)).get("base"), name, "; give --baseline")
     items = None
     if resolved.data is not None:
         items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
@@ -304,7 +299,9 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
     if resolved.completions is not None:
-        external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+        external = read_completions(
+            resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens, compare.end_tokens
+        )
     models = baselines.Models(untrained.model, modality.model, *held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
@@ -380,8 +377,8 @@ def _comparison(
 
     The costlier metrics compare sequences of one length, so there are none of examples with a loss mask.
     """
-    lengths = [len(prompt) for prompt in cut_prompts(modality, *held_out)]
-    num_left = min(held_out.tokens.shape[1] - min(lengths), modality.model.context_length - max(lengths))
+    prompts = cut_prompts(modality, *held_out)
+    num_left = num_completed(prompts, held_out.tokens.shape[1], modality.model.context_length)
     references = None
     if with_references and held_out.loss_mask is None:
         references = modality.reference_metrics(training=training.tokens, originals=held_out.tokens)

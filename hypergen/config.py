@@ -288,9 +288,9 @@ class ExportConfig:
     """Write a model and its codec into one file that another program reads."""
 
     format: str | None = None
-    """Name of the format: gguf (of llama.cpp); by default the first that the modality has."""
+    """gguf (of llama.cpp) or safetensors (weights in 8 bits that hypergen reads); by default the modality's first."""
     type: str | None = None
-    """As what weights are stored: f32, bf16 or q8_0 (about 8.5 bits a weight); by default the format's first."""
+    """As what weights are stored: f32, bf16 or q8_0 (about 8.5 bits a weight), int8; by default the format's first."""
     output: str | None = None
     """The file; by default RUN-TYPE with the format's suffix in the run's folder, else in the working folder."""
 

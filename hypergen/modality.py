@@ -326,7 +326,10 @@ class Modality(Protocol):
         ...
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Compute the cheap metrics that need the meaning of a token: (B, P), (B, S) -> name -> (B,), or () for all."""
+        """Compute the cheap metrics that need the meaning of a token: (B, P), (B, S) -> name -> (B,), or () for all.
+
+        A completion that has ended is filled up with end tokens, which do not count.
+        """
         ...
 
     def reference_metrics(self, training: Tensor, originals: Tensor) -> ReferenceMetrics:

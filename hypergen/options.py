@@ -122,6 +122,9 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
 
     Raises:
         InputError: nobody says it, it is not there any more, unfinished, or of another modality.
+
+    Returns:
+        What the adapter loads.
     """
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from{hint}")
@@ -132,28 +135,31 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
         if path.is_absolute() and not path.exists():
             raise InputError(f"{folder}: its base {base} is not there{hint}")
         check_finished(path)
-    found = registry.identify(base)
+    source, found = registry.identify(base)
     if found not in (None, name):
         raise InputError(f"base {base}: is of modality '{found}', {folder} of '{name}'")
-    return base
+    return source
 
 
-def modality_of(asked: str | None, model: str | None) -> str:
+def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     """Determine the modality: the one that the user names or that the model tells.
+
+    Returns:
+        It, and the model as the adapter loads it (`registry.identify`), where there is one.
 
     Raises:
         InputError: neither tells, or the two differ.
     """
-    if model is not None and not registry.is_named(model):
-        check_finished(Path(model))
-    found = registry.identify(model) if model else None
+    source, found = registry.identify(model) if model else (None, None)
+    if source is not None and not registry.is_named(source):
+        check_finished(Path(source))
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
         raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
-    return name
+    return name, source
 
 
 def _why_unknown(model: Path) -> str:
@@ -177,16 +183,20 @@ def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RECORD, "config.json"))
 
 
-def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
+def stored_settings(model: str, asked: str | None, given: dict[str, Any]) -> tuple[str, str, Any]:
     """Read modality and settings of a run, base or hub model from its record, with what the user gave on top.
 
     A setting that neither has stays open, so that the adapter can take what suits the model.
+
+    Returns:
+        The model as the adapter loads it (`registry.identify`), its modality, and the settings.
     """
-    name = modality_of(asked, source)
+    name, found = modality_of(asked, model)
+    source = found or model
     stored = read_record(source).get("settings", {})
     if not isinstance(stored, dict):
         raise InputError(f"{Path(source) / RECORD}: 'settings' must hold an object")
-    return name, make_settings(name, stored | given, {})
+    return source, name, make_settings(name, stored | given, {})
 
 
 def read_record(source: str) -> dict[str, Any]:

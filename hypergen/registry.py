@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from hypergen.data.hub import snapshot
 from hypergen.errors import InputError
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
@@ -60,15 +61,34 @@ def model_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in MODALITIES for suffix in _config(name).MODEL_SUFFIXES)
 
 
-def identify(source: str | Path) -> str | None:
-    """Tell the modality of a model, where anything tells: a name, a file's suffix, else the folder.
+class Identified(NamedTuple):
+    """Name a model as adapters load it, and its modality."""
+
+    source: str
+    """What was given; of a folder of the hub's cache the snapshot in it."""
+    modality: str | None
+    """None where nothing tells."""
+
+
+def identify(source: str | Path) -> Identified:
+    """Find a model and its modality, before anything of it is read; every source that a user names passes here.
+
+    Raises:
+        InputError: a folder of the hub's cache has no snapshot, or a file that tells the modality cannot be read.
+    """
+    found = snapshot(str(source))
+    return Identified(found, _modality_of(found))
+
+
+def _modality_of(source: str) -> str | None:
+    """Tell the modality by a name, a file's suffix, else the folder, where anything tells.
 
     A folder tells by `hypergen.json`, else by its architecture, else by a file that only one modality has.
     """
     path = Path(source)
     for name in MODALITIES:
         is_its_file = path.suffix.lower() in _config(name).MODEL_SUFFIXES and path.is_file()
-        if str(source) in named_bases(name) or is_its_file:
+        if source in named_bases(name) or is_its_file:
             return name
     record = read_optional(path / RECORD)
     if record is not None and (named := record.get("modality")) is not None:

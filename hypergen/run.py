@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hypergen import registry
 from hypergen.config import DecodingConfig, ExportConfig, flag
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_originals, cut_prompts, num_completed
 from hypergen.decoding.completion_journal import BatchStore, no_store
+from hypergen.decoding.end_tokens import stack
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.errors import InputError
@@ -186,17 +186,20 @@ class Run:
         Returns:
             A PIL picture for images, an HTML fragment for text.
         """
-        names = {field.name for field in fields(DecodingConfig)}
+        held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
+        loss_mask = None if loss_mask is None else loss_mask[:rows]
+        names, are_answers = {field.name for field in fields(DecodingConfig)}, loss_mask is not None
         decoding = DecodingConfig(
-            **{"stop_at_end": False} | {name: value for name, value in options.items() if name in names}
+            **{"stop_at_end": are_answers} | {name: value for name, value in options.items() if name in names}
         )
         modality = self._with_settings({name: value for name, value in options.items() if name not in names})
-        held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
-        prompts = list(cut_prompts(modality, held_out, None if loss_mask is None else loss_mask[:rows]))
-        num_left = held_out.shape[1] - max(map(len, prompts))
-        completions = self.complete(prompts, decoding, num_left)
-        originals = [row[len(prompt) :][:num_left] for row, prompt in zip(held_out, prompts, strict=True)]
-        columns = {"completion": completions, "original": torch.stack(originals)}
+        prompts = list(cut_prompts(modality, held_out, loss_mask))
+        num_left = num_completed(prompts, held_out.shape[1], modality.model.context_length)
+        originals = cut_originals(held_out, loss_mask, prompts, num_left)
+        columns = {
+            "completion": self.complete(prompts, decoding, num_left),
+            "original": stack(originals, modality.end_tokens if are_answers else ()),
+        }
         return self.modality.comparison_figure(prompts=prompts, columns=columns).content
 
     def _with_settings(self, changes: dict[str, Any]) -> Modality:

@@ -71,20 +71,21 @@ def test_an_option_of_another_modality_is_refused_by_name(modality, option):
 )
 def test_a_folder_tells_its_modality(name, content, expected, tmp_path):
     folder = record(tmp_path, content, name)
-    assert options.modality_of(None, folder) == options.modality_of(expected, folder) == expected
+    assert options.modality_of(None, folder) == options.modality_of(expected, folder) == (expected, folder)
     with pytest.raises(InputError, match=f"is of modality '{expected}'$"):
         options.modality_of("other", folder)
 
 
 def test_what_hypergen_wrote_wins_over_the_architecture(tmp_path):
     record(tmp_path, {"model_type": "llama"}, "config.json")
-    assert registry.identify(tmp_path) == "text"
+    assert registry.identify(tmp_path).modality == "text"
     record(tmp_path, {"modality": "toy"})
-    assert registry.identify(tmp_path) == "toy"
+    assert registry.identify(tmp_path).modality == "toy"
 
 
 def test_a_hub_id_takes_what_is_asked():
-    assert options.modality_of("text", "some/model") == "text"
+    assert options.modality_of("text", "some/model") == ("text", "some/model")
+    assert options.modality_of("text", None) == ("text", None)
 
 
 @pytest.mark.parametrize("model, said", [(None, "^--modality is needed"), ("x/y", "^x/y: no such folder; --modality")])
@@ -105,7 +106,7 @@ def test_a_named_base_and_a_file_tell_theirs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toy").write_text("")
     for model in ("toy-zero", "a.toy"):
-        assert options.modality_of(None, model) == "toy"
+        assert options.modality_of(None, model) == ("toy", model)
         with pytest.raises(InputError, match=f"^--modality text: {model} is of modality 'toy'$"):
             options.modality_of("text", model)
 
@@ -114,7 +115,7 @@ def test_nothing_is_read_from_a_folder_that_is_called_like_a_base(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy-zero" / "checkpoints").mkdir(parents=True)  # as of an unfinished run
     record(tmp_path / "toy-zero", {"modality": "image"})
-    assert options.modality_of(None, "toy-zero") == "toy" and options.read_record("toy-zero") == {}
+    assert options.modality_of(None, "toy-zero") == ("toy", "toy-zero") and options.read_record("toy-zero") == {}
 
 
 def test_an_empty_folder_does_not_tell(tmp_path):
@@ -150,8 +151,17 @@ def test_a_record_with_a_modality_that_does_not_exist(modality, tmp_path):
 
 def test_stored_settings_with_what_the_user_gave_on_top(tmp_path):
     folder = record(tmp_path, {"modality": "toy", "settings": {"modulus": 8, "prompt_length": 5}})
-    name, settings = options.stored_settings(folder, None, {"prompt_length": 6})
-    assert (name, settings) == ("toy", Settings(modulus=8, prompt_length=6))
+    found = options.stored_settings(folder, None, {"prompt_length": 6})
+    assert found == (folder, "toy", Settings(modulus=8, prompt_length=6))
+
+
+def test_the_snapshot_in_a_folder_of_the_hub_s_cache_is_what_is_loaded(tmp_path):
+    cached = tmp_path / "models--org--name"
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    snapshot = record(cached / "snapshots" / "abc", {"modality": "toy", "settings": {"modulus": 8}})
+    assert options.modality_of(None, str(cached)) == ("toy", snapshot)
+    assert options.stored_settings(str(cached), None, {}) == (snapshot, "toy", Settings(modulus=8))
+    assert options.base_of(tmp_path, str(cached), "toy") == snapshot
 
 
 @pytest.mark.parametrize("settings", [3, [1], {"nonsense": 1}, {"prompt_length": None, "x": 1}])

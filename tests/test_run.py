@@ -10,6 +10,7 @@ import torch
 
 import hypergen
 from hypergen.config import DecodingConfig
+from hypergen.data.loss_mask import cut_prompts
 from hypergen.errors import DiskError, InputError
 from hypergen.storage.file_names import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
@@ -96,6 +97,18 @@ def test_a_grid_has_prompt_completion_and_original(run):
     assert page.startswith("<table>") and page.count("<tr>") == 4
     assert [title in page for title in ("prompt", "completion", "original")] == [True] * 3
     assert run.grid(rows=3, prompt_length=8) != page != run.grid(rows=3, strategy="top-p", stop_at_end=True)
+
+
+def test_a_grid_of_answers_shows_each_whole(toy_base, tmp_path):
+    """The longest prompt does not cut the answers of the others."""
+    fitted = hypergen.fit(model=toy_base, output=str(tmp_path / "run"), **QUICK_TOY | {"masked": True, "epochs": 1})
+    held_out, loss_mask = fitted.tokens(HELD_OUT_TOKENS)[:8], fitted.loss_mask(HELD_OUT_TOKENS)[:8]
+    page = fitted.grid(rows=8)
+    lengths = {len(prompt) for prompt in cut_prompts(fitted.modality, held_out, loss_mask)}
+    assert len(lengths) > 1
+    for row, mask in zip(held_out, loss_mask, strict=True):
+        assert f"<td>{' '.join(map(str, row[mask].tolist()))}</td>" in page
+    assert fitted.grid(rows=8, stop_at_end=False).count("<tr>") == page.count("<tr>") == 9
 
 
 def test_a_base_has_no_sequences(toy_base):

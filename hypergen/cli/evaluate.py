@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hypergen import api, registry
 from hypergen.config import EvaluateConfig
-from hypergen.data.hub import snapshot
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
 from hypergen.options import refuse_empty
@@ -30,7 +29,7 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
     folder = Path(output) if output else None
     if folder is not None:
         check_output(folder, resume=False)
-    run = snapshot(run)
+    run = registry.identify(run).source
     if verify:
         check_manifest(Path(run), label="verify (MB)")
     compared = api.evaluate(run, config)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hypergen import api
 from hypergen.config import ExportConfig
-from hypergen.data.hub import snapshot
 from hypergen.options import ResolvedExport, refuse_empty, stored_settings
 from hypergen.runtime.console import sanitize
 from hypergen.storage.manifest import check_manifest
@@ -15,8 +14,7 @@ from hypergen.storage.manifest import check_manifest
 def export(run: str, config: ExportConfig, *, modality: str | None, allow_pickle_weights: bool, verify: bool) -> None:
     """Check the options, then load the model, which need not be trained, and write it."""
     refuse_empty(config)
-    run = snapshot(run)
-    name, _ = stored_settings(run, modality, {})
+    run, name, _ = stored_settings(run, modality, {})
     ResolvedExport.of(config, name, Path(run))
     if verify:
         check_manifest(Path(run), label="verify (MB)")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hypergen import api, registry
 from hypergen.config import DecodingConfig, GenerateConfig
-from hypergen.data.hub import snapshot
 from hypergen.decoding.completion_journal import open_journal
 from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
@@ -50,9 +49,8 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     """
     # 1. Check what can be known before the model is loaded.
     refuse_empty(config)
-    run = snapshot(run)
     target = Path(config.output) if config.output else None
-    name, settings = stored_settings(run, config.modality, given)
+    run, name, settings = stored_settings(run, config.modality, given)
     _check_target(target, registry.adapter(name).FIGURE_SUFFIX)
     items = _items(run, config, name, settings)
     if decoding.block_citations:
@@ -71,6 +69,8 @@ def generate(run: str, config: GenerateConfig, decoding: DecodingConfig, given: 
     rows = loaded.prompt_rows(items)[: config.count]
     if config.prompts:
         warn(f"--prompts {config.prompts}: {len(rows)} {'prompt is' if len(rows) == 1 else 'prompts are'} read")
+    elif items is None:
+        warn(f"no --prompt and no --prompts: {len(rows)} held-out prompts of {run} are continued, as they are")
 
     # 3. Complete them; finished batches are kept until the output is written.
     options = asdict(decoding) | {"new": config.max_new_tokens}

@@ -25,7 +25,7 @@ from hypergen.image.distribution_metrics import PICTURE_METRICS, TORCHMETRICS
 from hypergen.image.locate import locate
 from hypergen.image.metrics import CODE_METRICS
 from hypergen.image.picture_grid import PictureFigure, draw_picture_grid
-from hypergen.image.pixels import chunks, square
+from hypergen.image.pixels import chunks, square, to_rgb
 from hypergen.image.reference_metrics import ImageReferenceMetrics
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
@@ -227,16 +227,16 @@ class ImageModality:
         """Encode a picture as a prompt: -> (P,), the start token and the codes of its upper rows.
 
         Args:
-            item: a picture of any size.
+            item: a picture of any size and mode.
             number: its place among several, for messages.
 
         Raises:
-            InputError: it is no picture.
+            InputError: it is no picture, has more than 8 bits a channel, or is damaged.
         """
+        which = "prompt" if number is None else f"prompt {number}"
         if not isinstance(item, Image.Image):
-            which = "prompt" if number is None else f"prompt {number}"
             raise InputError(f"{which}: is of type {type(item).__name__}; a picture (PIL) is needed")
-        return self.prompts(self._encode([item], range(1), False, label=""))[0]
+        return self.prompts(self._encode([to_rgb(item, which)], range(1), False, label=""))[0]
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Cut prompts off: (N, T) -> (N, P), the start token and `prompt_fraction` of the rows, never all of them."""

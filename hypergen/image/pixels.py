@@ -1,33 +1,85 @@
 """Convert PIL pictures to pixel tensors of one size, and back.
 
-Pixels are uint8 RGB, as files have them; networks see them as floats in [-1, 1].
+Pixels are uint8 RGB; networks see them as floats in [-1, 1]. A picture of any mode becomes RGB by one function, whether
+it was read from a file of `sources` or comes from somebody's Python.
 
 Shape letters: N pictures, S side in pixels.
 """
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from hypergen.errors import InputError
+from hypergen.runtime.console import first_line
+
 LARGEST_SIDE = 8192  # pixels a side that a codec may ask for: more than any needs, too few to fill the memory
+DECODING_ERRORS = (  # of Pillow's decoders
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 BILINEAR = Image.Resampling.BILINEAR  # as in ImageGPT's own image processor
 
 
+def to_rgb(picture: Image.Image, where: str = "picture") -> Image.Image:
+    """Convert a picture of any mode to 8-bit RGB: upright by its EXIF orientation, on white where it is transparent.
+
+    Args:
+        picture: stays as it is.
+        where: how messages begin.
+
+    Raises:
+        InputError: it has more than 8 bits a channel, or its pixels cannot be had.
+    """
+    if picture.mode.startswith(("I", "F")):
+        raise InputError(f"{where}: pixel format {picture.mode}; allowed are 8 bits a channel")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata, of which only the orientation is used
+            picture.load()
+            if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                picture = ImageOps.exif_transpose(picture)
+            return _on_white(picture) if picture.has_transparency_data else _converted(picture, "RGB")
+    except DECODING_ERRORS as error:
+        raise InputError(f"{where}: damaged picture ({first_line(error)})") from None
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    picture = _converted(picture, "LA") if picture.mode == "La" else picture  # of which Pillow makes nothing else
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, _converted(picture, "RGBA")).convert("RGB")
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
 def square(picture: Image.Image, image_size: int, resampling: Image.Resampling = BILINEAR) -> Image.Image:
-    """Cut the centre square out of a picture and scale it to `image_size` pixels a side."""
+    """Convert a picture to RGB, cut its centre square out, and scale that to `image_size` pixels a side."""
+    picture = to_rgb(picture)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     if (picture.width, picture.height) != (side, side):
         picture = picture.crop((left, top, left + side, top + side))
     if side != image_size:
         picture = picture.resize((image_size, image_size), resampling)
-    return picture.convert("RGB")
+    return picture
 
 
 def to_pixels(pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR) -> Tensor:

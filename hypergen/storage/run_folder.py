@@ -6,16 +6,19 @@ look like one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from hypergen.errors import InputError
-from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_whole
+from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_file, write_whole
 from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY
 from hypergen.storage.lock import take_lock
+from hypergen.storage.manifest import list_files
+from hypergen.storage.strict_json import read_optional
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -78,6 +81,22 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
         _move_content(temporary, folder)
         flush(folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def renew(folder: Path, names: Iterable[str]) -> None:
+    """List files anew that somebody changed or added on purpose, so that they hold; a folder without manifest stays.
+
+    Raises:
+        InputError: the manifest cannot be read.
+    """
+    manifest = read_optional(folder / MANIFEST)
+    if manifest is None:
+        return
+    if not isinstance(manifest.get("files"), dict):
+        raise InputError(f"{folder / MANIFEST}: 'files' must be an object")
+    with disk_errors(folder):
+        manifest["files"] |= list_files(folder, [folder / name for name in names])
+    write_file(folder / MANIFEST, lambda temporary: temporary.write_text(json.dumps(manifest, indent=1)))
 
 
 def _move_content(temporary: Path, folder: Path) -> None:

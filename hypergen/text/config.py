@@ -11,6 +11,7 @@ from typing import Any
 from hypergen.config import flag, require_at_least, require_text
 from hypergen.errors import InputError
 
+NAME = "text"  # of the modality; as the base in a record it means the embedded one
 PAPER_RECIPE: dict[str, Any] = {"sequence_length": 256}  # arXiv 2412.04318, section 4; for a model without a card
 MODEL_SUFFIXES = (".gguf",)  # of files that are a model
 MODEL_FILES = ("adapter_config.json",)  # of a folder without config.json that is a model: a PEFT adapter

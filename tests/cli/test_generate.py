@@ -31,19 +31,28 @@ def test_prompts_that_are_given_twice_both_count(text_run, capsys):
     )
 
 
+def test_without_prompts_it_says_what_is_continued(toy_run, capsys):
+    """`--chat` alone, for one, asks nothing of the model."""
+    assert cli.main(["generate", toy_run, "--count", "3", "--json", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    said = f"hypergen: no --prompt and no --prompts: 3 held-out prompts of {toy_run} are continued, as they are\n"
+    assert said in shown.err and len(shown.out.splitlines()) == 3
+
+
 def test_a_run_inside_the_cache_of_the_hub(text_run, tmp_path, capsys):
     pytest.importorskip("gguf")
     shutil.copytree(text_run, tmp_path / "models--org--name" / "snapshots" / "abc")
     target = str(tmp_path / "a.gguf")
     assert cli.main(["export", str(tmp_path / "models--org--name"), "--output", target]) == 0
     assert capsys.readouterr().out == f"wrote {target}\n"
-    for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", ["--baseline", text_run, "--count", "2"])):
+    baseline = ["--baseline", str(tmp_path / "models--org--name"), "--count", "2"]
+    for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", baseline)):
         output(capsys, verb, str(tmp_path / "models--org--name"), *options, "--max-new-tokens", "2")
     assert hypergen.load(tmp_path / "models--org--name", device="cpu").folder.name == "abc"
 
 
 def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
-    from hypergen.text.adapter import TextModality
+    from hypergen.text.modality import TextModality
 
     monkeypatch.setattr(TextModality, "render", lambda *_, **__: ["\x1b]0;title\x07\x9bA\nB\u202e"])
     assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from hypergen.config import DecodingConfig
+from hypergen.data.loss_mask import without_padding
+from hypergen.decoding.end_tokens import stack, trim
 from hypergen.decoding.loop import generate
 from hypergen.evaluation import comparison as module
 from hypergen.evaluation.baselines import fit_baselines
 from hypergen.evaluation.comparison import Comparison
+from hypergen.evaluation.diversity import ttr_values
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
 from tests.toy.adapter import METRICS, numbers, toy
@@ -249,22 +252,57 @@ def test_masked_prompts_end_before_what_counts():
     compare = masked()
     lengths = [len(prompt) for prompt in compare.prompts]
     assert lengths == compare.held_out_mask.int().argmax(1).tolist() and len(set(lengths)) > 1
-    assert compare.sizes == f"20 prompts of {min(lengths)} to {max(lengths)} tokens, 4 new tokens each"
+    assert compare.sizes == f"20 prompts of {min(lengths)} to {max(lengths)} tokens, at most 4 new tokens each"
     compare.add("greedy", GREEDY, describe_model=True)
     compare.add_original("original")
-    assert {tuple(column.shape) for column in compare.columns.values()} == {(20, 4)}
+    assert compare.columns["original"].shape == (20, 4)
     for row, prompt, original in zip(compare.held_out, compare.prompts, compare.columns["original"], strict=True):
         assert row[: len(prompt) + 4].equal(torch.cat([prompt, original]))
     assert compare.figure().html().count("<tr>") == 17
-    alone = masked()
+    alone, ends = masked(), compare.modality.end_tokens
     for prompt, completion in zip(compare.prompts[:3], compare.columns["greedy"], strict=False):
-        assert generate(alone.modality.model, [prompt], 4, GREEDY)[0].equal(completion)
+        whole = generate(alone.modality.model, [prompt], 4, GREEDY)
+        assert trim(whole, ends)[0].equal(trim(completion[None], ends)[0])
 
 
-def test_no_masked_original_where_one_example_is_too_short():
+def test_a_masked_original_is_there_whatever_its_length():
     compare = masked(num_new=9)
-    compare.add("greedy", GREEDY)
-    assert compare.add_original("original") is None
+    assert compare.add_original("original") is not None
+    (end,), examples = compare.modality.end_tokens, without_padding(compare.held_out, compare.held_out_mask)
+    for example, prompt, row in zip(examples, compare.prompts, compare.columns["original"].tolist(), strict=True):
+        answer = example[len(prompt) :][:9].tolist()
+        assert row == (answer + [end] * 9)[: len(row)]
+
+
+def test_a_masked_completion_is_measured_up_to_its_end():
+    """Whatever a model says behind its answer changes nothing."""
+    compare, other = masked(num_new=6), masked(num_new=6)
+    (end,) = compare.modality.end_tokens
+    answer, behind = torch.tensor([3, 5, 3, 5]), compare.training[0, 1:2]
+    rows = torch.cat([answer, torch.tensor([end]), behind]).expand(20, -1)
+    compare.append("cut", rows)
+    other.append("cut", [torch.cat([answer, torch.tensor([end])]), *[torch.cat([answer, rows[0, 4:]])] * 19])
+    assert compare.records == other.records
+    values = compare.records[0]["values"]
+    assert (values["ttr"]["mean"], values["rep_2"]["mean"]) == (0.5, pytest.approx(1 / 3))
+    assert compare.columns["cut"].tolist() == [[3, 5, 3, 5, end, end]] * 20
+    assert compare.figure().html().count("3 5 3 5<") == 16
+
+
+def test_a_model_is_stopped_at_the_end_of_its_answer(monkeypatch):
+    whole, ended = masked(num_new=6), masked(num_new=6)
+    whole.end_tokens = ()
+    values = whole.add("greedy", GREEDY)
+    end = int(whole.columns["greedy"][:, 1:].mode().values.mode().values)  # which many of them have
+    whole.append("cut", stack(trim(whole.columns["greedy"], [end]), [end]))
+    ended.end_tokens = (end,)
+    cut = ended.add("greedy", GREEDY)
+    assert ended.columns["greedy"].equal(whole.columns["cut"][:, : ended.columns["greedy"].shape[1]])
+    expected = ttr_values(trim(whole.columns["greedy"], [end]))
+    assert cut["ttr"].equal(expected) or cut["ttr"].isnan().equal(expected.isnan())
+    assert not cut["ttr"].equal(values["ttr"])
+    look = ended.quick_metrics()
+    assert look["ttr"] == pytest.approx(cut["ttr"][: module.QUICK_ROWS].nanmean().item())
 
 
 def test_masked_loss_is_that_of_what_counts_and_a_look_repeats_it():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hypergen.errors import DiskError, InputError
-from hypergen.storage import run_folder
+from hypergen.storage import atomic, run_folder
 from hypergen.storage.lock import lock_folder
 from hypergen.storage.manifest import check_manifest
 from hypergen.storage.metrics_log import append_metrics
@@ -108,3 +108,18 @@ def test_what_a_process_killed_at_the_end_left_is_replaced(tmp_path):
     run_folder.finish(tmp_path, write_two)
     check_manifest(tmp_path)
     assert not (tmp_path / "deep" / "old.txt").exists()
+
+
+def test_files_that_were_changed_on_purpose_are_listed_anew(tmp_path):
+    run_folder.renew(tmp_path, ["a"])  # without a manifest there is nothing to do
+    assert tree(tmp_path) == {}
+    atomic.publish(tmp_path / "run", write_two)
+    before = check_manifest(tmp_path / "run")
+    (tmp_path / "run" / "new").write_text("x")
+    (tmp_path / "run" / "a.txt").write_text("changed")
+    run_folder.renew(tmp_path / "run", ["new", "a.txt"])
+    assert check_manifest(tmp_path / "run") == before | {"new"}
+    for content, said in (("[1]", "is an array, not an object"), ("{}", "'files' must be an object")):
+        (tmp_path / "run" / "manifest.json").write_text(content)
+        with pytest.raises(InputError, match=rf"manifest\.json: {said}$"):
+            run_folder.renew(tmp_path / "run", ["new"])
