@@ -161,6 +161,8 @@ class Columns:
 
         None where there is none.
         """
+        if not records:
+            return None
         measured = (name for name in self.verdict_names if all(name in record["values"] for record in records))
         return next(measured, None)
 
