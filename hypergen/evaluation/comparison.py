@@ -241,11 +241,11 @@ class Comparison:
 
         None where items have no text.
         """
-        before, after = self.columns[BASE_GREEDY], self.columns[OURS]
-        return example_of(self.modality, self.prompts[number], before[number], after[number])
+        before, after = (trim(self.columns[name], self.end_tokens)[number] for name in (BASE_GREEDY, OURS))
+        return example_of(self.modality, self.prompts[number], before, after)
 
     def _quotation(self, name: str) -> Quotation:
-        overlap, completions = self.values[name]["overlap_mean"], self.columns[name]
+        overlap, completions = self.values[name]["overlap_mean"], trim(self.columns[name], self.end_tokens)
         worst = int(overlap.argmax())
         longest, rows = int(overlap[worst]), recited_rows(overlap)
         text = None
@@ -253,15 +253,19 @@ class Comparison:
             run = quoted_run(completions[worst], self.training, self.training_mask, longest)
             (item,) = self.modality.render(prompts=[self.prompts[worst]], completions=run[None])
             text = self.modality.as_text(item)
-        originals = self.values.get(ORIGINAL, {}).get("overlap_mean", overlap[:0])
+        known = 0
+        if ORIGINAL in self.columns:
+            originals = trim(self.columns[ORIGINAL], self.end_tokens)
+            shared = self.values[ORIGINAL]["overlap_mean"].tolist()
+            known = sum(LONG_OVERLAP < len(row) == length for row, length in zip(originals, shared, strict=True))
         return Quotation(
             recited=len(rows),
             of=len(completions),
             longest=longest,
-            length=completions.shape[1],
+            length=len(completions[worst]),
             example=worst + 1,
             text=text,
-            known_originals=int((originals == completions.shape[1]).sum()),
+            known_originals=known,
         )
 
     def _complete(
