@@ -50,7 +50,7 @@ def main() -> None:
     trials = json.loads(path.read_text()) if path.exists() else []
     if arguments.shared is not None:
         changes = {name: json.loads(value) for name, value in (one.split("=") for one in arguments.recipe)}
-        recipe = fit_recipe(named_bases.card(arguments.base), arguments.data, "text") | changes
+        recipe = fit_recipe(named_bases.card(arguments.base), arguments.data) | changes
         asked = {"data": arguments.data, "seed": arguments.seed, "every": arguments.every, "recipe": recipe}
         if all(asked != {name: trial[name] for name in asked} for trial in trials):
             trials.append(asked | {"rows": try_recipe(arguments.base, arguments.shared, **asked)})

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hypergen import registry
+from hypergen.checks import check_fit, check_pretrain
 from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
 from hypergen.data.base_card import base_card
-from hypergen.data.hub import snapshot
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_prompts, num_completed
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
@@ -26,7 +27,7 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.external_completions import read_completions
 from hypergen.evaluation.interpolation import require_alike
 from hypergen.evaluation.predictions import predictions
-from hypergen.modality import Encoded, Item, Modality, TrainableModel
+from hypergen.modality import Adapter, Encoded, Item, Modality, TrainableModel
 from hypergen.options import (
     ResolvedFit,
     base_of,
@@ -34,7 +35,6 @@ from hypergen.options import (
     fit_plan,
     fit_recipe,
     make_settings,
-    modality_of,
     num_held_out,
     pretrain_plan,
     read_card,
@@ -44,11 +44,12 @@ from hypergen.options import (
     stored_settings,
 )
 from hypergen.publish import write_base, write_run
+from hypergen.report.columns import Columns
+from hypergen.report.verdicts import Verdict
 from hypergen.run import Run
-from hypergen.runtime.console import warn
+from hypergen.runtime.console import note
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
-from hypergen.runtime.launcher import is_distributed
 from hypergen.runtime.signals import SignalWatch
 from hypergen.storage import metrics_log, run_folder
 from hypergen.storage.atomic import bytes_in, check_space
@@ -81,38 +82,40 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         options: those keywords, and the fields of the modality's `Settings`.
 
     Returns:
-        The published run: `.records` is the before/after table, `.folder / "report.html"` the page.
+        The published run: `.verdict` says whether it is hyperfitted, `.records` is the before/after table,
+        `.folder / "report.html"` the page.
 
     Raises:
         HypergenError: one line that says what, where, the value, what is allowed (see `hypergen.errors`).
     """
     # 1. Resolve: the base, the options, the items.
     typed, given = split_options(FitConfig, config, options)
-    typed = typed if typed.model is None else replace(typed, model=snapshot(typed.model))
-    name = modality_of(typed.modality, typed.model)
+    typed, name = check_fit(typed, given)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
     card = read_card(adapter, name, typed.model)
-    recipe = fit_recipe(card, typed.data, name)
+    recipe = fit_recipe(card, typed.data)
     resolved = ResolvedFit.of(typed, name, recipe)
     settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
     folder = Path(resolved.output) if resolved.output else None
     processes = join_processes(resolved.device)
     if folder is not None and run_folder.is_finished(folder, resolved.resume):
         return _finished(folder, resolved, settings, processes)
-    if folder is not None and processes.is_first:
-        run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     training_items, held_out_items = read_items(adapter, settings, resolved)
 
     with _workplace(folder, processes, name) as (folder, signals):
         # 2. Build the model.
         modality = adapter.load(source=base, settings=settings, allow_pickle_weights=resolved.allow_pickle_weights)
+        settings = modality.settings
         check_last_layers(modality.model, resolved.last_layers)
         modality.model.to(device)
         if processes.is_first:
             _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
-        # 3. Encode the training set and the held-out items.
+        # 3. Encode the training set and the held-out items; count these before a training set is drawn.
+        if training_items is None and held_out_items is not None and resolved.held_out_samples is not None:
+            held_out = modality.encode_held_out(held_out_items, count=resolved.held_out_samples, seed=resolved.seed)
+            require_count("--held-out-samples", resolved.held_out_samples, held_out.tokens)
         training = _training_tokens(modality, training_items, resolved)
         data = data_fingerprint(*training)
         processes.check_equal("training sequences", data)
@@ -158,6 +161,9 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         # 7. Publish.
         facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
         facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": _base_card(base, card)}
+        verdict = _judge(compare, folder, adapter)
+        facts |= {"verdict": None if verdict is None else verdict.as_record(), "example": compare.example()}
+        facts |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
         run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -171,16 +177,12 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
     """
     # 1. Resolve: the options, the items.
     resolved, given = split_options(PretrainConfig, config, options)
-    if resolved.codec_from is not None:
-        resolved = replace(resolved, codec_from=snapshot(resolved.codec_from))
-    if is_distributed():
-        raise InputError("pretrain: runs in one process; fit takes several")
+    check_pretrain(resolved, given)
     adapter = registry.adapter(resolved.modality)
     settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
     folder = Path(resolved.output)
     if run_folder.is_finished(folder, resolved.resume):
         return _finished(folder, resolved, settings, Processes())
-    run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
     if resolved.held_out is None:
@@ -244,8 +246,7 @@ def load(
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
     """
-    source = snapshot(str(source))
-    name, resolved = stored_settings(source, modality, settings)
+    source, name, resolved = stored_settings(str(source), modality, settings)
     target = pick_device(device)
     loaded = registry.adapter(name).load(source=source, settings=resolved, allow_pickle_weights=allow_pickle_weights)
     loaded.model.to(target)
@@ -262,7 +263,8 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
         options: those keywords.
 
     Returns:
-        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier metrics were made).
+        `.verdict` (whether it is hyperfitted), `.records` (the table), `.figure()` (the pictures or texts) and `.notes`
+        (how the costlier metrics were made).
 
     Raises:
         InputError: not a hyperfitted run, it does not say its base, the base does not fit it, or there are fewer
@@ -272,15 +274,14 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     resolved, others = split_options(EvaluateConfig, config, options)
     if others:
         raise InputError(f"{flag(min(others))}: not an option of evaluate")
-    folder = trained.folder if isinstance(trained, Run) else Path(snapshot(str(trained)))
-    named = None if resolved.baseline is None else snapshot(resolved.baseline)
+    folder = trained.folder if isinstance(trained, Run) else Path(registry.identify(trained).source)
     training, held_out = (
         Encoded(stored_tokens(folder, name), stored_loss_mask(folder, name))
         for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
     )
-    name, settings = stored_settings(str(folder), None, {})
-    recorded = read_record(str(folder)).get("base")
-    base = base_of(folder, named or recorded, name, "; give --baseline", is_typed=named is not None)
+    _, name, settings = stored_settings(str(folder), None, {})
+    recorded, is_typed = read_record(str(folder)).get("base"), resolved.baseline is not None
+    base = base_of(folder, resolved.baseline or recorded, name, "; give --baseline", is_typed=is_typed)
     items = None
     if resolved.data is not None:
         items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
@@ -309,7 +310,9 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
     if resolved.completions is not None:
-        external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+        external = read_completions(
+            resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens, compare.end_tokens
+        )
     models = baselines.Models(untrained.model, modality.model, *held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
@@ -318,7 +321,14 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     if resolved.completions is not None and external is not None:
         compare.append(Path(resolved.completions).name, external)
     compare.add_original(baselines.ORIGINAL)
+    _judge(compare, folder, registry.adapter(name))
     return compare
+
+
+def _judge(compare: Comparison, folder: Path, adapter: Adapter) -> Verdict | None:
+    """Judge a run by its comparison and by the log of its training."""
+    losses = [row["loss"] for row in metrics_log.read_metrics(folder) if "loss" in row]
+    return compare.judge(Columns.of(adapter.METRICS), (losses[0], losses[-1]) if losses else None)
 
 
 def _recorded_base(modality: str, model: str | None) -> str:
@@ -356,13 +366,14 @@ def _finished(folder: Path, config: ResolvedFit | PretrainConfig, settings: Any,
     Raises:
         InputError: it was made with other options.
     """
-    other = differing_option(read_record(str(folder)), fixed_options(config, settings))
+    run = load(folder, modality=config.modality, device=config.device, **asdict(settings))
+    other = differing_option(run.record, fixed_options(config, run.modality.settings))
     if other is not None:
         raise InputError(f"--output {folder}: holds a finished run with {other}; name a new folder")
     processes.finish_other_ranks()
     run_folder.remove_traces(folder)
-    warn(f"--resume: {folder} is finished already")
-    return load(folder, device=config.device)
+    note(f"--resume: {folder} is finished already")
+    return run
 
 
 def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: ResolvedFit) -> Encoded:
@@ -401,8 +412,8 @@ def _comparison(
 
     The costlier metrics compare sequences of one length, so there are none of examples with a loss mask.
     """
-    lengths = [len(prompt) for prompt in cut_prompts(modality, *held_out)]
-    num_left = min(held_out.tokens.shape[1] - min(lengths), modality.model.context_length - max(lengths))
+    prompts = cut_prompts(modality, *held_out)
+    num_left = num_completed(prompts, held_out.tokens.shape[1], modality.model.context_length)
     references = None
     if with_references and held_out.loss_mask is None:
         references = modality.reference_metrics(training=training.tokens, originals=held_out.tokens)

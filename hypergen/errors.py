@@ -1,8 +1,16 @@
 """Define the errors that a user can cause, each with the exit code of the command line.
 
 Every message is one line: what, where, the value, what is allowed. `cli` prints it after `hypergen: ` and leaves
-with `exit_code`; from Python they are ordinary exceptions. Imports nothing.
+with `exit_code`; from Python they are ordinary exceptions. Imports only the standard library.
 """
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class HypergenError(Exception):
@@ -47,3 +55,16 @@ class Interrupted(HypergenError):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Suggest, as the end of a message, the allowed word that somebody meant; empty where none is near.
+
+    Initials count, too (`lr` for `learning-rate`), and beginnings.
+    """
+    bare = {one.lstrip("-"): one for one in allowed}
+    typed = word.lstrip("-").lower().replace("_", "-")
+    initials = [one for one in bare if "-" in one and "".join(part[:1] for part in one.split("-")) == typed]
+    longer = [one for one in bare if typed and one.startswith(typed)]
+    near = initials or longer or difflib.get_close_matches(typed, bare, 1)
+    return f"; did you mean {bare[near[0]]}?" if near else ""

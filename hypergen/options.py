@@ -1,6 +1,7 @@
 """Resolve the options that a user typed: the modality, the base, every value, the items.
 
-Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+Everything here is checked before a model is loaded, most of it before torch is imported, which takes longer than all
+the rest of a wrong call. An option that the modality does not have is refused by name.
 After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
 """
 
@@ -12,20 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
 from hypergen.data.hub import is_cached
-from hypergen.data.splits import split_items
-from hypergen.errors import InputError
-from hypergen.modality import Adapter, ExportFormat, Item
+from hypergen.errors import InputError, did_you_mean
+from hypergen.modality import Adapter, Item
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
-from hypergen.training.batch_order import steps_per_epoch
-from hypergen.training.plan import Plan
+
+if TYPE_CHECKING:
+    from hypergen.training.plan import Plan
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 
@@ -86,6 +87,14 @@ def refuse_empty(config: Any) -> None:
             raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
 
 
+def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of a modality that the verb does not read, and name the verbs that do."""
+    for field in fields(registry.settings_class(modality)):
+        verbs = field.metadata.get("verbs", (verb,))
+        if field.name in given and verb not in verbs:
+            raise InputError(f"{flag(field.name)}: only {' and '.join(verbs)} read{'s' * (len(verbs) == 1)} it")
+
+
 def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
     """Make the modality's `Settings` from what the user gave, the rest from a recipe.
 
@@ -125,6 +134,9 @@ def base_of(folder: Path, base: object, name: str, hint: str = "", *, is_typed: 
     Raises:
         InputError: nobody says it, it is not there any more, unfinished, or of another modality; or only the hub has
             it, and the user did not name it.
+
+    Returns:
+        What the adapter loads.
     """
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from{hint}")
@@ -138,28 +150,32 @@ def base_of(folder: Path, base: object, name: str, hint: str = "", *, is_typed: 
             where = f"which is not on this machine{hint or '; fetch it first'}"
             raise InputError(f"{folder}: its record names {base} as its base, {where}")
         check_finished(path)
-    found = registry.identify(base)
+    source, found = registry.identify(base)
     if found not in (None, name):
         raise InputError(f"base {base}: is of modality '{found}', {folder} of '{name}'")
-    return base
+    return source
 
 
-def modality_of(asked: str | None, model: str | None) -> str:
+def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     """Determine the modality: the one that the user names or that the model tells.
+
+    Returns:
+        It, and the model as the adapter loads it (`registry.identify`), where there is one.
 
     Raises:
         InputError: neither tells, or the two differ.
     """
-    if model is not None and not registry.is_named(model):
-        check_finished(Path(model))
-    found = registry.identify(model) if model else None
+    source, found = registry.identify(model) if model else (None, None)
+    if source is not None and not registry.is_named(source):
+        check_finished(Path(source))
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
-    return name
+        hint = "" if model else " (no other option is)"
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}{hint}")
+    return name, source
 
 
 def _why_unknown(model: Path) -> str:
@@ -168,7 +184,8 @@ def _why_unknown(model: Path) -> str:
         return f"does not tell its modality{_what_is_inside(model)}"
     if model.is_file():
         return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
-    return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    missing = "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    return missing + did_you_mean(str(model), registry.all_named_bases())
 
 
 def _what_is_inside(folder: Path) -> str:
@@ -183,16 +200,20 @@ def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RECORD, "config.json"))
 
 
-def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
+def stored_settings(model: str, asked: str | None, given: dict[str, Any]) -> tuple[str, str, Any]:
     """Read modality and settings of a run, base or hub model from its record, with what the user gave on top.
 
     A setting that neither has stays open, so that the adapter can take what suits the model.
+
+    Returns:
+        The model as the adapter loads it (`registry.identify`), its modality, and the settings.
     """
-    name = modality_of(asked, source)
+    name, found = modality_of(asked, model)
+    source = found or model
     stored = read_record(source).get("settings", {})
     if not isinstance(stored, dict):
         raise InputError(f"{Path(source) / RECORD}: 'settings' must hold an object")
-    return name, make_settings(name, stored | given, {})
+    return source, name, make_settings(name, stored | given, {})
 
 
 def read_record(source: str) -> dict[str, Any]:
@@ -205,11 +226,14 @@ def read_card(adapter: Adapter, modality: str, model: str | None) -> Mapping[str
     return read_record(embedded_base(modality)) if model is None else adapter.card(source=model)
 
 
-def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, Any]:
-    """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
+def fit_recipe(card: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Choose the recipe for a base: its card's values for this kind of data, else the paper's.
+
+    A modality's own options that the card leaves open stay so: the adapter takes what suits the model.
+    """
     recipes = card.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
-    return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
+    return PAPER_RECIPE | of_card
 
 
 def read_items(
@@ -219,6 +243,8 @@ def read_items(
 
     def read(source: str) -> Sequence[Item]:
         return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+
+    from hypergen.data.splits import split_items
 
     items = None if config.data == OWN else read(config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
@@ -251,6 +277,9 @@ def num_held_out(config: FitConfig) -> int:
 
 def fit_plan(config: ResolvedFit, count: int) -> Plan:
     """Plan the hyperfitting of `count` sequences."""
+    from hypergen.training.batch_order import steps_per_epoch
+    from hypergen.training.plan import Plan
+
     per_epoch = steps_per_epoch(count, config.batch_size)
     every = config.checkpoint_every
     return Plan(
@@ -272,6 +301,8 @@ def fit_plan(config: ResolvedFit, count: int) -> Plan:
 
 def pretrain_plan(config: PretrainConfig) -> Plan:
     """Plan the training of a new base: all layers, no stop but the steps."""
+    from hypergen.training.plan import Plan
+
     return Plan(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -293,7 +324,7 @@ def pretrain_plan(config: PretrainConfig) -> Plan:
 class ResolvedExport:
     """Hold the options of an export, none of them open."""
 
-    format: ExportFormat
+    format: str
     type: str
     file: Path
 
@@ -309,7 +340,7 @@ class ResolvedExport:
         Raises:
             InputError: the modality has no such format, the format no such type, or the file is there already.
         """
-        formats = registry.adapter(modality).EXPORT_FORMATS
+        formats = registry.export_formats(modality)
         name = config.format or next(iter(formats), None)
         if name is None or name not in formats:
             where = "export" if name is None else f"--format {name}"
@@ -320,7 +351,7 @@ class ResolvedExport:
             raise InputError(f"--type {kind}: must be {' or '.join(types)}")
         file = _export_file(source, kind, formats[name].suffix) if config.output is None else Path(config.output)
         _check_export_file(file, formats[name].suffix)
-        return cls(formats[name], kind, file)
+        return cls(name, kind, file)
 
 
 def _export_file(source: Path, kind: str, suffix: str) -> Path:

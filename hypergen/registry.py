@@ -7,16 +7,19 @@ registers it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from hypergen.errors import InputError
+from hypergen.data.hub import snapshot
+from hypergen.errors import InputError, did_you_mean
+from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
-    from hypergen.modality import Adapter
+    from hypergen.modality import Adapter, ExportFormat
 
 MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
 
@@ -45,6 +48,22 @@ def sources(name: str) -> str:
     return str(_config(name).SOURCES)
 
 
+def built_in_sources(name: str) -> tuple[str, ...]:
+    """List the sources of items that come with the modality and are no file."""
+    return tuple(_config(name).BUILT_IN_SOURCES)
+
+
+def export_formats(name: str) -> Mapping[str, ExportFormat]:
+    """Return the file formats of other programs, by name, that the modality's models are exported to."""
+    return cast("Mapping[str, ExportFormat]", _config(name).EXPORT_FORMATS)
+
+
+def export_endings(name: str) -> tuple[str, ...]:
+    """List how the names of exported files end, by default."""
+    formats = export_formats(name).values()
+    return tuple(f"-{kind}{one.suffix}" for one in formats for kind in one.types)
+
+
 def named_bases(name: str) -> tuple[str, ...]:
     """List the bases of the modality that have a name of their own; `--model` takes it, whatever lies in the folder."""
     return tuple(_config(name).NAMED_BASES)
@@ -52,7 +71,12 @@ def named_bases(name: str) -> tuple[str, ...]:
 
 def is_named(source: str | Path) -> bool:
     """Tell a named base from a folder, a file or a hub id."""
-    return any(str(source) in named_bases(name) for name in MODALITIES)
+    return str(source) in all_named_bases()
+
+
+def all_named_bases() -> tuple[str, ...]:
+    """List the named bases of all modalities."""
+    return tuple(base for name in MODALITIES for base in named_bases(name))
 
 
 def model_suffixes() -> tuple[str, ...]:
@@ -60,15 +84,35 @@ def model_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in MODALITIES for suffix in _config(name).MODEL_SUFFIXES)
 
 
-def identify(source: str | Path) -> str | None:
-    """Tell the modality of a model, where anything tells: a name, a file's suffix, else the folder.
+class Identified(NamedTuple):
+    """Name a model as adapters load it, and its modality."""
+
+    source: str
+    """What was given; of a folder of the hub's cache the snapshot in it."""
+    modality: str | None
+    """None where nothing tells."""
+
+
+def identify(source: str | Path) -> Identified:
+    """Find a model and its modality, before anything of it is read; every source that a user names passes here.
+
+    Raises:
+        InputError: a folder of the hub's cache has no snapshot, or a file that tells the modality cannot be read.
+    """
+    found = snapshot(str(source))
+    with disk_errors(Path(found)):
+        return Identified(found, _modality_of(found))
+
+
+def _modality_of(source: str) -> str | None:
+    """Tell the modality by a name, a file's suffix, else the folder, where anything tells.
 
     A folder tells by `hypergen.json`, else by its architecture, else by a file that only one modality has.
     """
     path = Path(source)
     for name in MODALITIES:
         is_its_file = path.suffix.lower() in _config(name).MODEL_SUFFIXES and path.is_file()
-        if str(source) in named_bases(name) or is_its_file:
+        if source in named_bases(name) or is_its_file:
             return name
     record = read_optional(path / RECORD)
     if record is not None and (named := record.get("modality")) is not None:
@@ -86,5 +130,6 @@ def _config(name: str) -> ModuleType:
 
 def _package(name: str) -> str:
     if name not in list(MODALITIES):  # a record may hold anything
-        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}")
+        near = did_you_mean(str(name), MODALITIES)
+        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}{near}")
     return MODALITIES[name]

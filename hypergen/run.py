@@ -5,24 +5,25 @@ Shape letters: B batch, P prompt, S completion, N sequences, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hypergen import registry
 from hypergen.config import DecodingConfig, ExportConfig, flag
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_originals, cut_prompts, num_completed
 from hypergen.decoding.completion_journal import BatchStore, no_store
+from hypergen.decoding.end_tokens import stack
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.errors import InputError
 from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.modality import Item, Modality
 from hypergen.options import ResolvedExport, base_of, split_options
+from hypergen.report.verdicts import Verdict
 from hypergen.runtime.progress import track
 from hypergen.storage.atomic import write_file
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
@@ -43,6 +44,11 @@ class Run:
         """The before/after table, one record a row; empty for a base."""
         records: list[dict[str, Any]] = self.record.get("comparison", [])
         return records
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the run is hyperfitted, in sentences (`print(run.verdict)`); None for a base."""
+        return Verdict.of_record(self.record)
 
     def tokens(self, name: str = TRAINING_TOKENS) -> Tensor:
         """Read stored sequences (N, T): the training set, or the held-out ones (HELD_OUT_TOKENS).
@@ -99,6 +105,7 @@ class Run:
         max_new_tokens: int | None = None,
         *,
         batch_store: BatchStore = no_store,
+        on_tokens: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Complete rows of `prompt_rows`: -> (B, S) ids.
 
@@ -107,6 +114,7 @@ class Run:
             decoding: the strategy.
             max_new_tokens: None is the modality's choice.
             batch_store: keeps completed batches (`completion_journal`); by default nothing does.
+            on_tokens: is shown the completions of a batch so far (B, S) after each token; a search shows none.
         """
         model = self.modality.model
         citations = None
@@ -123,6 +131,7 @@ class Run:
             end_tokens=self.modality.end_tokens,
             citations=citations,
             batch_store=batch_store,
+            on_tokens=on_tokens,
         )
 
     def interpolate(self, alpha: float, *, allow_pickle_weights: bool = False) -> Run:
@@ -145,7 +154,8 @@ class Run:
             allow_pickle_weights=allow_pickle_weights,
         )
         model = interpolated(base.model, self.modality.model, alpha)
-        record = {key: value for key, value in self.record.items() if key != "comparison"}  # which is of the run itself
+        of_run = ("comparison", "verdict", "example")  # of the run itself
+        record = {key: value for key, value in self.record.items() if key not in of_run}
         return Run(self.folder, self.modality.with_model(model), record | {"interpolated": alpha})
 
     def export(self, config: ExportConfig | None = None, **options: Any) -> Path:
@@ -165,7 +175,7 @@ class Run:
         if others:
             raise InputError(f"{flag(min(others))}: not an option of export")
         resolved = ResolvedExport.of(given, self.modality.name, self.folder)
-        write, title = resolved.format.write, resolved.file.stem
+        write, title = registry.adapter(self.modality.name).EXPORT_WRITERS[resolved.format], resolved.file.stem
         write_file(resolved.file, lambda file: write(self.modality, file, type=resolved.type, title=title))
         return resolved.file
 
@@ -179,17 +189,20 @@ class Run:
         Returns:
             A PIL picture for images, an HTML fragment for text.
         """
-        names = {field.name for field in fields(DecodingConfig)}
+        held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
+        loss_mask = None if loss_mask is None else loss_mask[:rows]
+        names, are_answers = {field.name for field in fields(DecodingConfig)}, loss_mask is not None
         decoding = DecodingConfig(
-            **{"stop_at_end": False} | {name: value for name, value in options.items() if name in names}
+            **{"stop_at_end": are_answers} | {name: value for name, value in options.items() if name in names}
         )
         modality = self._with_settings({name: value for name, value in options.items() if name not in names})
-        held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
-        prompts = list(cut_prompts(modality, held_out, None if loss_mask is None else loss_mask[:rows]))
-        num_left = held_out.shape[1] - max(map(len, prompts))
-        completions = self.complete(prompts, decoding, num_left)
-        originals = [row[len(prompt) :][:num_left] for row, prompt in zip(held_out, prompts, strict=True)]
-        columns = {"completion": completions, "original": torch.stack(originals)}
+        prompts = list(cut_prompts(modality, held_out, loss_mask))
+        num_left = num_completed(prompts, held_out.shape[1], modality.model.context_length)
+        originals = cut_originals(held_out, loss_mask, prompts, num_left)
+        columns = {
+            "completion": self.complete(prompts, decoding, num_left),
+            "original": stack(originals, modality.end_tokens if are_answers else ()),
+        }
         return self.modality.comparison_figure(prompts=prompts, columns=columns).content
 
     def _with_settings(self, changes: dict[str, Any]) -> Modality:

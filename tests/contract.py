@@ -153,7 +153,8 @@ def check_codec(modality: Modality, items: Sequence[Item]) -> None:
 
 def check_figure(modality: Modality, prompts: Tensor, completions: Tensor) -> None:
     """A figure is a fragment of a page and maybe files; a rendered item is text or is not, for all alike."""
-    figure = modality.comparison_figure(prompts, {"one": completions})
+    figure = modality.comparison_figure(prompts, {"one": completions}, recited={"one": [0]})
+    assert figure.html() != modality.comparison_figure(prompts, {"one": completions}).html()
     assert figure.content is not None and figure.html().lstrip().startswith("<")
     with tempfile.TemporaryDirectory() as folder:
         files = figure.save(Path(folder))

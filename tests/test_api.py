@@ -360,3 +360,12 @@ def test_a_resumed_fit_needs_the_same_mask(masked, toy_base, tmp_path, monkeypat
         with pytest.raises(InputError, match=r"was started with a loss mask of SHA-256 \w+, not \w+$"):
             fit(toy_base, folder, masked=True, resume=True)
     assert fit(toy_base, folder, masked=True, resume=True).records == masked.records
+
+
+def test_held_out_samples_are_counted_before_a_training_set_is_drawn(toy_base, tmp_path, monkeypatch):
+    def sample(*_, **__):
+        raise AssertionError("a training set was drawn")
+
+    monkeypatch.setattr(api, "sample_training_set", sample)
+    with pytest.raises(InputError, match=r"^--held-out-samples 100000: there are \d+ prompts that"):
+        fit(toy_base, tmp_path / "run", data="self", held_out_samples=100_000)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hypergen.cli.commands import parse
+from hypergen.cli.commands import parse, run
 from hypergen.errors import DiskError, HypergenError
 from hypergen.runtime.console import STANDARD_ERROR, as_message
 from hypergen.runtime.dependencies import require_versions
@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> int:
         with SignalWatch():
             command = parse(arguments)
             require_versions()
-            command()
+            run(command)
             sys.stdout.flush()
     except HypergenError as error:
         print(as_message(str(error))[:LONGEST_MESSAGE], file=STANDARD_ERROR)

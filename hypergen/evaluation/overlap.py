@@ -93,8 +93,7 @@ def _common_length(ranks: list[Tensor], left: Tensor, right: Tensor) -> Tensor:
     """Count the tokens that are equal from positions `left` and `right` on: a sum of falling powers of two."""
     length = torch.zeros_like(left)
     for power in reversed(range(len(ranks) - 1)):
-        rank = ranks[power]
-        length = length + (rank[left + length] == rank[right + length]) * 2**power
+        length = length + (ranks[power][left + length] == ranks[power][right + length]) * 2**power
     return length
 
 

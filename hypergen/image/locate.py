@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from hypergen.data.folders import expanded
-from hypergen.data.hub import HUB_ID, is_offline
+from hypergen.data.hub import HUB_ID, is_offline, snapshot
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 
@@ -16,7 +16,7 @@ PICKLED_FILES = ["pytorch_model.bin"]
 
 
 def locate(name: str, allow_pickle_weights: bool = False) -> Path:
-    """Return a folder as it is, or the local snapshot of a hub id, downloaded where the hub can be reached.
+    """Return a folder as it is, or a local snapshot: of a folder of the hub's cache, or of a hub id, then downloaded.
 
     Args:
         name: a folder or an id.
@@ -25,7 +25,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Path:
     Raises:
         InputError: neither.
     """
-    folder = expanded(name)
+    folder = expanded(snapshot(name))
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -510,12 +510,9 @@ void step(const Call& call, int thread, int threads) {
         float* to = call.inner + row * inner + column;
         for (int64_t c = 0; c < columns; ++c) to[c] *= sums[c];
       };
-      if (block.gate.weight) {
-        multiply_panel<T>(normal, call.rows, block.gate, p, store_active);
-        multiply_panel<T>(normal, call.rows, block.up, p, scale_by);
-      } else {
-        multiply_panel<T>(normal, call.rows, block.up, p, store_active);
-      }
+      bool is_gated = block.gate.weight != nullptr;
+      multiply_panel<T>(normal, call.rows, is_gated ? block.gate : block.up, p, store_active);
+      if (is_gated) multiply_panel<T>(normal, call.rows, block.up, p, scale_by);
     }
 #pragma omp barrier
     Share of_down(panels(block.down), thread, threads);

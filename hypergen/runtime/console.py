@@ -6,9 +6,12 @@ but the standard one.
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, TextIO
 
@@ -18,6 +21,7 @@ from hypergen.runtime.redaction import redact
 LONGEST_LINE = 200  # characters
 KEPT_IN_BLOCKS = "\n\t"
 DROPPED_CATEGORIES = ("Cc", "Cs")  # control characters, halves of surrogate pairs
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 DROPPED = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")  # reorder text, or break XML
 
 
@@ -80,6 +84,36 @@ def warn(text: str) -> None:
 def as_message(text: str) -> str:
     """Make a line for standard error: sanitized, then redacted, so that no control character hides a secret."""
     return f"hypergen: {redact(sanitize(text))}"
+
+
+_is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Show neither progress nor notes inside; warnings and errors are shown."""
+    before = _is_quiet.set(wanted or _is_quiet.get())
+    try:
+        yield
+    finally:
+        _is_quiet.reset(before)
+
+
+def is_quiet() -> bool:
+    """Tell whether progress and notes are not to be shown."""
+    return _is_quiet.get()
+
+
+def note(text: str) -> None:
+    """Print what is good to know to standard error, unless all is quiet."""
+    if not is_quiet():
+        warn(text)
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """Set text in a faint colour on a terminal that has colours and where nobody forbids them (no-color.org)."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    return text if is_plain or not text else f"{DIM}{text}{PLAIN}"
 
 
 @cache

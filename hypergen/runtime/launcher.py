@@ -16,9 +16,8 @@ def is_distributed() -> bool:
     """Tell whether a launcher started this process as one of several."""
     if "LOCAL_RANK" in os.environ:
         return _number("WORLD_SIZE", 1) > 1
-    return _below_accelerate_on_cpu() and any(
-        _number(name, 1) > 1 for name in MPI_SIZES
-    )  # MPI's tasks may be strangers
+    # MPI's tasks may be strangers.
+    return _below_accelerate_on_cpu() and any(_number(name, 1) > 1 for name in MPI_SIZES)
 
 
 def is_first_rank() -> bool:

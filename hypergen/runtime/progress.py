@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol, cast
 
-from hypergen.runtime.console import STANDARD_ERROR, StandardError, sanitize
+from hypergen.runtime.console import STANDARD_ERROR, StandardError, is_quiet, sanitize
 
 SECONDS_BETWEEN_LINES = 10.0
 DECIMALS = 6  # of a count that is shown: parts of one add up to it in spite of rounding
@@ -34,13 +34,13 @@ def track(label: str, total: float, done: int = 0, *, transient: bool = False) -
     """Show the progress of the work inside, which calls `advance(tokens=2048, loss=1.2)` after each step.
 
     Args:
-        label: stands in front; nothing is shown where it is empty.
+        label: stands in front; nothing is shown where it is empty, or where all is quiet (`console.quiet`).
         total: the count at the end.
         done: what an earlier process did of the total; it takes no part in the time left.
         transient: a passing phase: its bar vanishes at its end, and plain lines appear only where it takes as long as
             there is between two of them.
     """
-    if not label:
+    if not label or is_quiet():
         yield no_progress
         return
     show = _bar if sys.stderr.isatty() else _lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from hypergen.storage.file_names import CHECKPOINTS, MANIFEST, UNFINISHED
 
 FORMAT = 1
 MEGABYTE = 10**6
-# What `export` and a stopped `generate` leave in a run folder, which no model is read from.
-BESIDE = (".gguf", "-int8.safetensors", UNFINISHED)
 DIFFERS = "missing, or its content is not what the manifest says"
 BLOCK = 16 * MEGABYTE  # bytes hashed between two looks at the progress
 
@@ -26,22 +25,34 @@ def build_manifest(folder: Path, *, label: str = "") -> dict[str, Any]:
         folder: to be listed.
         label: of the progress, in megabytes; empty: none is shown.
     """
-    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"format": FORMAT, "files": list_files(folder, paths, label=label)}
+
+
+def list_files(folder: Path, paths: Iterable[Path], *, label: str = "") -> dict[str, dict[str, Any]]:
+    """List these files of the folder, by their relative paths, with size and digest.
+
+    Args:
+        folder: holds them.
+        paths: theirs.
+        label: of the progress, in megabytes; empty: none is shown.
+    """
+    sizes = {path: path.stat().st_size for path in paths}
     with track(label, sum(sizes.values()) / MEGABYTE, transient=True) as advance:
-        files = {
+        return {
             str(path.relative_to(folder)): {"bytes": size, "sha256": _digest(path, advance)}
             for path, size in sizes.items()
         }
-    return {"format": FORMAT, "files": files}
 
 
-def check_manifest(folder: Path, *, label: str = "", whole: bool = False) -> set[str]:
+def check_manifest(folder: Path, *, label: str = "", beside: Sequence[str] | None = None) -> set[str]:
     """Compare every file that the manifest lists, and return their names.
 
     Args:
         folder: has the manifest.
         label: of the progress, in megabytes; empty: none is shown.
-        whole: refuse files that it does not list, too, but for hidden ones and those of BESIDE.
+        beside: how names of files end that may lie there as well, as exports do; every other one that the manifest does
+            not list is refused, but for hidden ones and those of a stopped `generate`. None: nothing is.
 
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file differs from it.
@@ -55,7 +66,7 @@ def check_manifest(folder: Path, *, label: str = "", whole: bool = False) -> set
             raise CheckpointError(f"{folder / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: missing or not readable") from error
-    if whole and (others := sorted(_names(folder) - listed.keys())):
+    if beside is not None and (others := sorted(_names(folder, (*beside, UNFINISHED)) - listed.keys())):
         raise CheckpointError(f"{folder / others[0]}: is not in {MANIFEST}; move it elsewhere, or do not trust it")
     # The sizes come first: those that hold are true, so what an edited manifest says reaches no sum.
     for name, (size, _) in listed.items():
@@ -68,7 +79,7 @@ def check_manifest(folder: Path, *, label: str = "", whole: bool = False) -> set
     return set(listed)
 
 
-def _names(folder: Path) -> set[str]:
+def _names(folder: Path, beside: tuple[str, ...]) -> set[str]:
     """Name what a model may be read from: all but hidden files, exports, and what a process killed at its end left."""
     names = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     return {
@@ -76,7 +87,7 @@ def _names(folder: Path) -> set[str]:
         for name in names
         if name.parts[0] not in (MANIFEST, CHECKPOINTS)
         and not any(part.startswith(".") for part in name.parts)
-        and not name.name.endswith(BESIDE)
+        and not name.name.endswith(beside)
     }
 
 

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hypergen.data.folders import expanded
-from hypergen.data.hub import HUB_ID, is_offline
+from hypergen.data.hub import HUB_ID, is_offline, snapshot
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.runtime.progress import Advance, track
@@ -119,7 +119,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Source:
     Raises:
         InputError: none of them, or the folder lacks its configuration, safetensors weights or tokenizer.
     """
-    folder = expanded(name)
+    folder = expanded(snapshot(name))
     if folder.is_dir():
         return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
     if gguf.is_gguf(folder):

@@ -18,7 +18,6 @@ from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 
 WEIGHTS = "model-int8.safetensors"  # in place of model.safetensors, in a folder of save_pretrained
-SUFFIX = ".safetensors"
 SCALE = ".scale"  # name of a matrix -> name of its scales
 HIGHEST = 127
 

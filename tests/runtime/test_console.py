@@ -3,12 +3,24 @@
 Alone: pytest tests/runtime/test_console.py
 """
 
+import io
 import unicodedata
 
 import pytest
 
 from hypergen.runtime import console
-from hypergen.runtime.console import first_line, is_printable, sanitize, sanitize_block, warn, warn_once
+from hypergen.runtime.console import (
+    dim,
+    first_line,
+    is_printable,
+    is_quiet,
+    note,
+    quiet,
+    sanitize,
+    sanitize_block,
+    warn,
+    warn_once,
+)
 
 TOKEN = "hf_" + "a1" * 15
 
@@ -96,3 +108,39 @@ def test_a_standard_error_that_cannot_be_written_is_no_obstacle(failure, monkeyp
     warn("nobody reads this")
     console.STANDARD_ERROR.flush()
     assert console.STANDARD_ERROR.encoding == "utf-8" and not console.STANDARD_ERROR.isatty()
+
+
+def test_quiet_keeps_warnings_and_ends_with_its_block(capsys):
+    with quiet():
+        assert is_quiet()
+        note("noted")
+        warn("warned")
+        with quiet(False):  # inside a quiet block all stays quiet
+            note("noted")
+    with quiet(False):
+        note("noted again")
+    assert not is_quiet() and capsys.readouterr().err == "hypergen: warned\nhypergen: noted again\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "stream, environment, is_dim",
+    [
+        (Terminal(), {}, True),
+        (io.StringIO(), {}, False),
+        (Terminal(), {"NO_COLOR": "1"}, False),
+        (Terminal(), {"NO_COLOR": ""}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+    ],
+)
+def test_text_is_faint_where_colours_are_wanted(stream, environment, is_dim, monkeypatch):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert dim("a", stream) == ("\x1b[2ma\x1b[0m" if is_dim else "a")
+    assert dim("", stream) == ""

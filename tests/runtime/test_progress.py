@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 import pytest
 
 from hypergen.runtime import progress
+from hypergen.runtime.console import quiet
 from hypergen.runtime.progress import track
 
 
@@ -152,3 +153,9 @@ def test_work_goes_on_where_nobody_reads_its_progress(is_terminal, monkeypatch):
     with redirect_stderr(Gone()), track("fit", 3) as advance:
         for _ in range(3):
             advance(tokens=5, loss=1.0)
+
+
+def test_nothing_is_shown_where_all_is_quiet(capsys):
+    with quiet(), track("count", 1) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")

@@ -14,6 +14,8 @@ NAMES = {
     "HELD_OUT_TOKENS": "held_out_tokens.safetensors",
     "SAMPLES": "samples",
     "REPORT": "report.html",
+    "TOKENS": "tokens",
+    "LOSS_MASK": "loss_mask",
     "CARD": "README.md",
     "FIGURE": "grid",
     "LOCK": ".lock",

@@ -65,15 +65,21 @@ def test_the_names_of_whole_files_come_back(tmp_path):
 
 def test_what_is_not_listed_is_found_where_the_whole_folder_counts(tmp_path):
     publish(tmp_path / "new", write_two)
-    exports = ("run-f32.gguf", "run-int8.safetensors")
-    for name in (".gitattributes", *exports, "out.jsonl.unfinished", "checkpoints/step-1/state.json"):
+    beside = ("-f32.gguf", "-int8.safetensors")
+    for name in (
+        ".gitattributes",
+        "run-f32.gguf",
+        "run-int8.safetensors",
+        "out.jsonl.unfinished",
+        "checkpoints/step-1/state.json",
+    ):
         (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "new" / name).touch()
-    assert check_manifest(tmp_path / "new", whole=True) == {"a.txt", "deep/b.txt"}
-    for name in ("adapter_config.json", "deep/c.txt"):
+    assert check_manifest(tmp_path / "new", beside=beside) == {"a.txt", "deep/b.txt"}
+    for name in ("adapter_config.json", "deep/c.txt", "other.safetensors"):
         (tmp_path / "new" / name).touch()
         with pytest.raises(CheckpointError, match=rf"/{name}: is not in manifest.json"):
-            check_manifest(tmp_path / "new", whole=True)
+            check_manifest(tmp_path / "new", beside=beside)
         (tmp_path / "new" / name).unlink()
 
 
@@ -81,7 +87,7 @@ def test_an_empty_list_proves_nothing(tmp_path):
     publish(tmp_path / "new", write_two)
     edit_manifest(lambda manifest: manifest | {"files": {}})(tmp_path / "new")
     with pytest.raises(CheckpointError, match=r"a\.txt: is not in manifest\.json"):
-        check_manifest(tmp_path / "new", whole=True)
+        check_manifest(tmp_path / "new", beside=())
 
 
 def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(tmp_path):
