@@ -84,7 +84,7 @@ def test_the_command_of_the_record_makes_the_same_run(text):
     differing = {name for name in again if again[name] != recorded[name]} - free
     defaults = asdict(FitConfig())
     assert all(recorded[name] is None or recorded[name] == defaults[name] for name in differing)
-    given = command.settings.given()
+    given = command.settings
     assert given == {name: value for name, value in text.record["settings"].items() if name in given}
     assert {"sequence_length": 16, "prompt_length": 4}.items() <= given.items()
 
