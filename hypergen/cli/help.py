@@ -119,16 +119,16 @@ def _value(option: Option) -> str:
 
 def _explained(option: Option) -> str:
     """Say what an option means, and its default where that is a value."""
-    meaning = _meanings(option.owner)[option.field.name]
-    if option.is_required:
-        return f"{meaning} Required."
+    meaning = _meanings(option.owner)[option.field.name].rstrip(".")
     if option.field.default is True:
-        return f"Do not {meaning[:1].lower()}{meaning[1:]}"
-    return meaning.rstrip(".") + _default(option)
+        meaning = f"Do not {meaning[:1].lower()}{meaning[1:]}"
+    return meaning + _default(option)
 
 
 def _default(option: Option) -> str:
     """Say the default of an option as the end of its meaning; a meaning says what is meant by nothing."""
+    if option.is_required:
+        return ". Required."
     is_said = option.takes == "nothing" or option.field.default in (None, ())
     return "." if is_said else f"; {option.field.default} unless given."
 

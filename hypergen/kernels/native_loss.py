@@ -8,6 +8,8 @@ Shape letters: B positions, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -52,17 +54,12 @@ def cross_entropy_native(logits: Tensor, labels: Tensor, scale: float) -> CrossE
     Raises:
         IndexError: a label is not in the vocabulary.
     """
-    if logits.device.type != "cpu" or logits.dtype not in TYPES or (library := load_native_library()) is None:
+    if (library := _library_for(logits)) is None:
         return None
-    rows, num_tokens = logits.shape
-    logits, labels = logits.detach().contiguous(), labels.contiguous()
-    found = CrossEntropy(torch.empty(rows), torch.empty_like(logits), torch.empty(rows, dtype=torch.long))
-    is_outside = library.cross_entropy(
-        logits.data_ptr(), logits.dtype == torch.bfloat16, labels.data_ptr(), rows, num_tokens, scale,
-        found.gradient.data_ptr(), found.losses.data_ptr(), found.predicted.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    if is_outside:
-        raise _outside(labels, num_tokens)
+    rows = len(logits)
+    gradient = torch.empty(logits.shape, dtype=logits.dtype)
+    found = CrossEntropy(torch.empty(rows), gradient, torch.empty(rows, dtype=torch.long))
+    _call(library.cross_entropy, logits, labels, scale, found.gradient, found.losses, found.predicted)
     return found
 
 
@@ -75,19 +72,25 @@ def sharpness_native(logits: Tensor, labels: Tensor) -> Sharpness | None:
     Raises:
         IndexError: a label is not in the vocabulary.
     """
-    if logits.device.type != "cpu" or logits.dtype not in TYPES or (library := load_native_library()) is None:
+    if (library := _library_for(logits)) is None:
         return None
-    rows, num_tokens = logits.shape
-    logits, labels = logits.detach().contiguous(), labels.contiguous()
+    rows = len(logits)
     found = Sharpness(torch.empty(rows), torch.empty(rows), torch.empty(rows, TOP))
-    is_outside = library.sharpness(
-        logits.data_ptr(), logits.dtype == torch.bfloat16, labels.data_ptr(), rows, num_tokens,
-        found.losses.data_ptr(), found.entropies.data_ptr(), found.top.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    if is_outside:
-        raise _outside(labels, num_tokens)
+    _call(library.sharpness, logits, labels, *found)
     return found
 
 
-def _outside(labels: Tensor, num_tokens: int) -> IndexError:
-    return IndexError(f"labels {labels.min().item()} to {labels.max().item()}: the vocabulary has {num_tokens} tokens")
+def _library_for(logits: Tensor) -> ctypes.CDLL | None:
+    return load_native_library() if logits.device.type == "cpu" and logits.dtype in TYPES else None
+
+
+def _call(function: Callable[..., int], logits: Tensor, labels: Tensor, *others: Tensor | float) -> None:
+    """Call a native function of logits and labels; what else it takes are numbers and tensors that it fills."""
+    rows, num_tokens = logits.shape
+    logits, labels = logits.detach().contiguous(), labels.contiguous()
+    pointers = [one.data_ptr() if isinstance(one, Tensor) else one for one in others]
+    is_bf16, threads = logits.dtype == torch.bfloat16, torch.get_num_threads()
+    if function(logits.data_ptr(), is_bf16, labels.data_ptr(), rows, num_tokens, *pointers, threads):
+        raise IndexError(
+            f"labels {labels.min().item()} to {labels.max().item()}: the vocabulary has {num_tokens} tokens"
+        )
