@@ -184,6 +184,10 @@ def test_both_libraries_of_a_sentencepiece_model_are_named_together(tmp_path, mo
 def test_a_fit_takes_the_context_where_that_is_smaller_than_the_paper_s_length(text_base, text_data, tmp_path):
     """Nobody typed 256, so nobody is refused."""
     options = {"num_samples": 8, "epochs": 1, "device": "cpu", "held_out_samples": 4, "pad": True}
-    run = hypergen.fit(model=text_base, data=text_data, output=str(tmp_path / "run"), learning_rate=1e-3, **options)
+    options |= {"model": text_base, "data": text_data, "output": str(tmp_path / "run"), "learning_rate": 1e-3}
+    run = hypergen.fit(**options)
     assert run.modality.sequence_length == 64 and run.record["settings"]["sequence_length"] == 64
     assert run.tokens().shape == (8, 64)
+    assert hypergen.fit(**options, resume=True).record == run.record  # which is finished
+    with pytest.raises(InputError, match="holds a finished run with --sequence-length 64, not 48"):
+        hypergen.fit(**options, resume=True, sequence_length=48)
