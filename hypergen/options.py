@@ -147,12 +147,14 @@ def modality_of(asked: str | None, model: str | None) -> str:
     if model is not None and not registry.is_named(model):
         check_finished(Path(model))
     found = registry.identify(model) if model else None
+    if asked in registry.modalities() and model and registry.told(model) is None:
+        found = asked  # a guess yields to the user
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}")
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.modalities())}")
     return name
 
 

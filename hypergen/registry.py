@@ -1,24 +1,90 @@
 """Map the name of a modality to its package: the only core file that names one.
 
-A package has the modules `config` and `adapter`; `modality.Adapter` says what is in them. One line in MODALITIES
-registers it.
+A package has the modules `config` and `adapter`; `modality.Adapter` says what is in them. Beside those of hypergen
+stand the ones that other distributions declare as entry points of the group `hypergen.modalities`, and those that
+`register_modality` was called with.
 """
 
 from __future__ import annotations
 
 import importlib
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from hypergen.errors import InputError
+from hypergen.errors import InputError, in_keywords
+from hypergen.runtime.console import first_line, warn
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
     from hypergen.modality import Adapter
 
-MODALITIES = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
+OWN = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
+ENTRY_POINTS = "hypergen.modalities"  # group of the entry points: a name, and the package
+OF_CONFIG = (
+    "Settings",
+    "PAPER_RECIPE",
+    "SOURCES",
+    "NAMED_BASES",
+    "MODEL_SUFFIXES",
+    "MODEL_FILES",
+    "recognizes",
+)  # what a package's `config` has
+
+if TYPE_CHECKING:
+    MODALITIES: dict[str, str]
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "MODALITIES":  # asked for by its readers, so that nothing is looked for before
+            return modalities()
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+@cache
+def modalities() -> dict[str, str]:
+    """Return the package of each modality by name: ours, those of entry points, and those registered since."""
+    found = dict(OWN)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            _check_package(found, entry.name, entry.value)
+        except InputError as error:
+            warn(f"entry point {entry.name} = {entry.value} of {ENTRY_POINTS} is left out: {error}")
+        else:
+            found[entry.name] = entry.value
+    return found
+
+
+@in_keywords()
+def register_modality(name: str, package: str) -> None:
+    """Make a third modality known under a name, for this process; an entry point does so for all.
+
+    Args:
+        name: what `modality` is to say.
+        package: dotted name of the package with the modules `config` and `adapter` (see `hypergen.modality.Adapter`).
+
+    Raises:
+        InputError: the name is taken, or the package cannot be imported or lacks something of its `config`.
+    """
+    _check_package(modalities(), name, package)
+    modalities()[name] = package
+
+
+def _check_package(known: dict[str, str], name: str, package: str) -> None:
+    """Refuse a package that is none of a modality, or whose name another one has."""
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
+        raise InputError(f"modality {name!r}: its name must be letters, digits, '-' and '_'")
+    if known.get(name, package) != package:
+        raise InputError(f"modality '{name}': {known[name]} has this name")
+    try:
+        config = importlib.import_module(f"{package}.config")
+    except Exception as error:  # whatever code of others raises
+        raise InputError(f"modality '{name}': {package}.config cannot be imported ({first_line(error)})") from error
+    if missing := [one for one in OF_CONFIG if not hasattr(config, one)]:
+        raise InputError(f"modality '{name}': {package}.config lacks {', '.join(missing)}")
 
 
 def adapter(name: str) -> Adapter:
@@ -52,21 +118,29 @@ def named_bases(name: str) -> tuple[str, ...]:
 
 def is_named(source: str | Path) -> bool:
     """Tell a named base from a folder, a file or a hub id."""
-    return any(str(source) in named_bases(name) for name in MODALITIES)
+    return any(str(source) in named_bases(name) for name in modalities())
 
 
 def model_suffixes() -> tuple[str, ...]:
     """List how files that are a model end, over all modalities."""
-    return tuple(suffix for name in MODALITIES for suffix in _config(name).MODEL_SUFFIXES)
+    return tuple(suffix for name in modalities() for suffix in _config(name).MODEL_SUFFIXES)
 
 
 def identify(source: str | Path) -> str | None:
-    """Tell the modality of a model, where anything tells: a name, a file's suffix, else the folder.
+    """Tell the modality of a model, where anything tells; the first one takes a `config.json` that no other knows."""
+    found = told(source)
+    if found is None and (config := read_optional(Path(source) / "config.json")) is not None:
+        return recognized(config)
+    return found
+
+
+def told(source: str | Path) -> str | None:
+    """Tell the modality of a model for certain: by a name, a file's suffix, else by the folder.
 
     A folder tells by `hypergen.json`, else by its architecture, else by a file that only one modality has.
     """
     path = Path(source)
-    for name in MODALITIES:
+    for name in modalities():
         is_its_file = path.suffix.lower() in _config(name).MODEL_SUFFIXES and path.is_file()
         if str(source) in named_bases(name) or is_its_file:
             return name
@@ -75,9 +149,15 @@ def identify(source: str | Path) -> str | None:
         return str(named)
     config = read_optional(path / "config.json")
     if config is None:
-        own = (name for name in MODALITIES if any((path / file).is_file() for file in _config(name).MODEL_FILES))
+        own = (name for name in modalities() if any((path / file).is_file() for file in _config(name).MODEL_FILES))
         return next(own, None)
-    return next((name for name in reversed(MODALITIES) if _config(name).recognizes(config)), None)
+    found = recognized(config)
+    return None if found == next(iter(modalities())) else found
+
+
+def recognized(config: dict[str, Any]) -> str | None:
+    """Tell the modality from the content of a model's `config.json`; the first one is asked last, as it takes any."""
+    return next((name for name in reversed(modalities()) if _config(name).recognizes(config)), None)
 
 
 def _config(name: str) -> ModuleType:
@@ -85,6 +165,7 @@ def _config(name: str) -> ModuleType:
 
 
 def _package(name: str) -> str:
-    if name not in list(MODALITIES):  # a record may hold anything
-        raise InputError(f"modality '{name}': allowed are {', '.join(MODALITIES)}")
-    return MODALITIES[name]
+    known = modalities()
+    if name not in list(known):  # a record may hold anything
+        raise InputError(f"modality '{name}': allowed are {', '.join(known)}")
+    return known[name]

@@ -35,6 +35,7 @@ ALLOWED = {
     "image": (*WORK, "image"),
     "evaluation": (*WORK, "report", "evaluation"),
     "registry": (*SUPPORT, "registry"),
+    "testing": (*FOUNDATION, "registry"),
     "options": (*WORK, "evaluation", "registry"),
     "publish": (*WORK, "evaluation", "report", "registry"),
     "run": (*WORK, "evaluation", "registry", "options"),

@@ -76,6 +76,14 @@ def test_a_folder_tells_its_modality(name, content, expected, tmp_path):
         options.modality_of("other", folder)
 
 
+def test_the_user_wins_over_a_guess_and_over_nothing_else(tmp_path):
+    folder = record(tmp_path, {"hidden_size": 8}, "config.json")
+    assert options.modality_of("toy", folder) == "toy" and options.modality_of(None, folder) == "text"
+    record(tmp_path, {"modality": "text"})
+    with pytest.raises(InputError, match=f"^--modality toy: {folder} is of modality 'text'$"):
+        options.modality_of("toy", folder)
+
+
 def test_what_hypergen_wrote_wins_over_the_architecture(tmp_path):
     record(tmp_path, {"model_type": "llama"}, "config.json")
     assert registry.identify(tmp_path) == "text"

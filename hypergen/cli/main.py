@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from hypergen.cli.commands import parse
-from hypergen.errors import DiskError, HypergenError
+from hypergen.errors import DiskError, HypergenError, Interrupted, in_flags
 from hypergen.runtime.console import as_message
 from hypergen.runtime.dependencies import require_versions
 from hypergen.runtime.signals import SignalWatch
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _be_able_to_print()
     try:
-        with SignalWatch():
+        with in_flags(), SignalWatch():
             command = parse(arguments)
             require_versions()
             command()
             sys.stdout.flush()
-    except HypergenError as error:
+    except (HypergenError, Interrupted) as error:
         print(as_message(str(error))[:LONGEST_MESSAGE], file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told

@@ -1,7 +1,7 @@
-"""Show the progress of long work on standard error: a rich bar on a terminal, plain lines elsewhere.
+"""Show the progress of long work: a rich bar on a terminal, a bar of its own in a notebook, plain lines elsewhere.
 
-Both show the count, tokens per second where tokens are counted, the newest loss, and the time left. Text passed in is
-escaped, so a file name cannot style or break the terminal.
+All show the count, tokens per second where tokens are counted, the newest loss, and the time left. Text passed in is
+escaped, so a file name cannot style or break the terminal or the page.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from html import escape
+from typing import Any, Protocol
 
 from hypergen.runtime.console import sanitize
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_DRAWINGS = 0.2  # of a notebook's bar, each of which is a message to the browser
 DECIMALS = 6  # of a count that is shown: parts of one add up to it in spite of rounding
+
+
+_is_hidden: ContextVar[bool] = ContextVar("is_hidden", default=False)
 
 
 class Advance(Protocol):
@@ -30,6 +36,16 @@ def no_progress(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
 
 
 @contextmanager
+def hidden(is_hidden: bool = True) -> Iterator[None]:
+    """Show no progress inside, for callers that asked for silence."""
+    token = _is_hidden.set(is_hidden or _is_hidden.get())
+    try:
+        yield
+    finally:
+        _is_hidden.reset(token)
+
+
+@contextmanager
 def track(label: str, total: float, done: int = 0, *, transient: bool = False) -> Iterator[Advance]:
     """Show the progress of the work inside, which calls `advance(tokens=2048, loss=1.2)` after each step.
 
@@ -40,10 +56,10 @@ def track(label: str, total: float, done: int = 0, *, transient: bool = False) -
         transient: a passing phase: its bar vanishes at its end, and plain lines appear only where it takes as long as
             there is between two of them.
     """
-    if not label:
+    if not label or _is_hidden.get():
         yield no_progress
         return
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _notebook_bar if _display() else _bar if sys.stderr.isatty() else _lines
     with show(sanitize(label), total, done, transient) as advance:
         yield advance
 
@@ -78,6 +94,61 @@ def _bar(label: str, total: float, before: int, transient: bool) -> Iterator[Adv
             progress.update(task, completed=round(done, DECIMALS), words=_describe(started, seen, numbers))
 
         yield advance
+
+
+def _display() -> Any:
+    """Find what shows objects in the notebook that runs this process; None outside one."""
+    ipython = sys.modules.get("IPython")  # a notebook's kernel has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else ipython.display.display  # type: ignore[union-attr]
+
+
+class _Bar:
+    """Draw itself where a notebook asks."""
+
+    def __init__(self, label: str, total: float, done: int):
+        self.label, self.total, self.done, self.words = label, total, done, ""
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress value="{self.done}" max="{int(self.total)}"></progress>'
+        return f"{escape(self.label)} {bar} {self.done}/{int(self.total)} {escape(self.words)}"
+
+    def __repr__(self) -> str:
+        return f"{self.label}: {self.done}/{int(self.total)}  {self.words}"
+
+
+class _Nothing:
+    """Leave an empty line where a bar was."""
+
+    def _repr_html_(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        return ""
+
+
+@contextmanager
+def _notebook_bar(label: str, total: float, before: int, transient: bool) -> Iterator[Advance]:
+    started = drawn = time.perf_counter()
+    done, seen, bar = float(before), 0, _Bar(label, total, before)
+    handle = _display()(bar, display_id=True)
+
+    def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
+        nonlocal done, seen, drawn
+        done, seen = done + count, seen + tokens
+        now = time.perf_counter()
+        bar.done, bar.words = int(round(done, DECIMALS)), _describe(started, seen, numbers)
+        if now - drawn >= SECONDS_BETWEEN_DRAWINGS or bar.done >= total:
+            drawn = now
+            left = (now - started) * (total - done) / (done - before) if done > before else math.inf
+            bar.words += f"  {left:.0f} s left"
+            handle.update(bar)
+
+    try:
+        yield advance
+    finally:
+        if transient:
+            handle.update(_Nothing())
 
 
 @contextmanager

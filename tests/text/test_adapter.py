@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 
+from hypergen import testing as contract
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
@@ -19,7 +20,6 @@ from hypergen.text.config import Settings
 from hypergen.text.model import TextModel
 from hypergen.text.tokenizer import train_tokenizer
 from hypergen.text.word_list import write_words
-from tests import contract
 from tests.text import tiny
 
 
