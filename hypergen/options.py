@@ -7,9 +7,10 @@ After this no option is open because nobody filled it: a None that is left means
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, F
 from hypergen.data.splits import split_items
 from hypergen.errors import InputError
 from hypergen.modality import Adapter, ExportFormat, Item
+from hypergen.objects import Objects, are_ids
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
@@ -78,6 +80,25 @@ def split_options(
     return config, settings
 
 
+def only_options(config_class: type[Config], config: Config | None, options: dict[str, Any], verb: str) -> Config:
+    """Make the config of a verb that has no settings of a modality.
+
+    Raises:
+        InputError: as `split_options`, or the verb has no such option.
+    """
+    resolved, others = split_options(config_class, config, options)
+    if others:
+        name, known = min(others), [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+        raise InputError(f"{flag(name)}: not an option of {verb}{_similar(name, known)}")
+    return resolved
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    """Suggest the option that was meant; nothing where none is alike."""
+    found = get_close_matches(name, known, 1)
+    return f"; did you mean {flag(found[0])}?" if found else ""
+
+
 def refuse_empty(config: Any) -> None:
     """Refuse an empty text: it is a shell variable that was never set, not a wish for the default."""
     for field in fields(config):
@@ -85,8 +106,16 @@ def refuse_empty(config: Any) -> None:
             raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
 
 
-def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
+def make_settings(
+    modality: str, given: dict[str, Any], recipe: dict[str, Any], config_class: type | None = None
+) -> Any:
     """Make the modality's `Settings` from what the user gave, the rest from a recipe.
+
+    Args:
+        modality: its name.
+        given: the user's values.
+        recipe: values of fields that are open.
+        config_class: the verb's own options, one of which may have been meant.
 
     Raises:
         InputError: the modality has no such option.
@@ -94,7 +123,9 @@ def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) 
     settings_class = registry.settings_class(modality)
     known = {field.name for field in fields(settings_class)}
     for name in given.keys() - known:
-        raise InputError(f"{flag(name)}: not an option of modality '{modality}', which has {', '.join(sorted(known))}")
+        listed = f"not an option of modality '{modality}', which has {', '.join(sorted(known))}"
+        verb = () if config_class is None else [field.name for field in fields(config_class)]
+        raise InputError(f"{flag(name)}: {listed}{_similar(name, [*known, *verb])}")
     return fill(settings_class(**given), recipe)
 
 
@@ -209,23 +240,26 @@ def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, A
 
 
 def read_items(
-    adapter: Adapter, settings: Any, config: FitConfig
+    adapter: Adapter,
+    settings: Any,
+    config: FitConfig,
+    objects: Objects = Objects(),  # noqa: B008 (frozen)
 ) -> tuple[Sequence[Item] | None, Sequence[Item] | None]:
     """Read training and held-out items; None where they are sampled from the base."""
 
-    def read(source: str) -> Sequence[Item]:
-        return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+    def read(option: str, source: str) -> Sequence[Item]:
+        return objects.read(adapter, option, source, settings, config.skip_bad)
 
-    items = None if config.data == OWN else read(config.data)
+    items = None if config.data == OWN else read("data", config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
     if prompts is not None:
-        return items, None if prompts == OWN else read(prompts)
+        return items, None if prompts == OWN else read("prompts", prompts)
     if items is None:
         return None, None
     count = num_held_out(config)
 
     def cut(item: Item) -> tuple[Item, Item] | None:
-        return adapter.cut(item=item, count=count, settings=settings)
+        return None if are_ids([item]) else adapter.cut(item=item, count=count, settings=settings)
 
     return split_items(items, count, config.seed, config.data, "--prompts", cut=cut)
 

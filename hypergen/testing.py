@@ -214,7 +214,7 @@ def check_codec(modality: Modality, items: Sequence[Item]) -> None:
 
 def check_figure(modality: Modality, prompts: Tensor, completions: Tensor) -> None:
     """Check that a figure is a fragment of a page and maybe files, and that rendered items are text or are not."""
-    figure = modality.comparison_figure(prompts, {"one": completions})
+    figure = modality.comparison_figure(list(prompts), {"one": completions})
     assert figure.content is not None and figure.html().lstrip().startswith("<")
     with tempfile.TemporaryDirectory() as folder:
         files = figure.save(Path(folder))
@@ -247,10 +247,13 @@ def check_count(modality: Modality, items: Sequence[Item]) -> None:
     chosen, loss_mask = modality.encode_training(items, count=2, seed=3)
     again = modality.encode_training(items, count=2, seed=3)
     assert chosen.shape == (2, modality.sequence_length) and chosen.equal(again.tokens)
-    for mask, other in ((loss_mask, again.loss_mask), modality.encode_held_out(items, 2)[::-1]):
+    for tokens, mask in ((chosen, loss_mask), modality.encode_held_out(items, 2)):
         if mask is not None:
-            assert mask.dtype == torch.bool and mask.shape == other.shape and bool(mask[:, 1:].any(1).all())
-    assert loss_mask is None or loss_mask.equal(again.loss_mask)
+            assert mask.dtype == torch.bool and mask.shape == tokens.shape and bool(mask[:, 1:].any(1).all())
+    if loss_mask is None or again.loss_mask is None:
+        assert loss_mask is again.loss_mask
+    else:
+        assert loss_mask.equal(again.loss_mask)
     too_many = 10**6 + 7
     message = _refusal(lambda: modality.encode_training(items, count=too_many))
     assert str(too_many) in message and "\n" not in message, message

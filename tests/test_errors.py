@@ -66,7 +66,7 @@ def test_an_option_has_the_name_that_it_has_in_the_interface(line, expected):
 def test_a_failure_of_the_command_line_leaves_python_its_own_words():
     with pytest.raises(KeyError), errors.in_flags():
         raise KeyError
-    with pytest.raises(errors.InputError, match="^epochs$"), errors.in_keywords():
+    with pytest.raises(errors.InputError, match=r"^epochs$"), errors.in_keywords():
         raise errors.InputError("--epochs")
 
 

@@ -32,14 +32,14 @@ from hypergen.evaluation.bootstrap import summaries
 from hypergen.evaluation.diversity import distinct, mattr_values, repetition_values, ttr_values
 from hypergen.evaluation.overlap import longest_overlap
 from hypergen.evaluation.predictions import prediction_values
+from hypergen.evaluation.records import Records
 from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMetrics
+from hypergen.report.columns import Columns
 from hypergen.runtime.progress import track
 
 FIGURE_ROWS = 16
 LONG_OVERLAP = 10  # tokens; longer runs shared with the training set count as quotation
 QUICK_ROWS = 16  # examples measured while a training runs
-
-Record = dict[str, Any]
 
 
 class ComparedModel(Predictor, Decoder, Protocol):
@@ -72,6 +72,7 @@ class Comparison:
         reference_metrics: ReferenceMetrics | None = None,
         training_mask: Tensor | None = None,
         held_out_mask: Tensor | None = None,
+        columns: Columns | None = None,
     ):
         """Cut the prompts off the held-out examples; rows are added afterwards.
 
@@ -86,6 +87,7 @@ class Comparison:
             training_mask: loss mask (M, T) of the training tokens; its padding is no quotation.
             held_out_mask: loss mask (N, T) of the examples: where their prompts end, and which predictions are
                 measured.
+            columns: how the metrics are shown; by default the core's.
         """
         self.modality, self.training, self.held_out = modality, training, held_out
         self.training_mask, self.held_out_mask = training_mask, held_out_mask
@@ -97,12 +99,23 @@ class Comparison:
         """Completions (N, S) by the name of their row."""
         self.values: dict[str, dict[str, Tensor]] = {}
         """Metrics, (N,) or () each, by the name of their row."""
-        self.records: list[Record] = []
+        self.records = Records(columns=columns)
         """Rows of the table: name, and mean and interval of each metric."""
         self.remarks: dict[str, str] = {}
         """Notes on single rows, by name."""
         self._base_top: Tensor | None = None
         self._citations: dict[int, CitationIndex] = {}
+
+    def __repr__(self) -> str:
+        return f"<comparison of {len(self.records)} rows: {self.sizes}>"
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook, and how much it rests on."""
+        return f"{self.records._repr_html_()}\n<p>{self.sizes}</p>"
+
+    def to_dataframe(self) -> Any:
+        """Make a pandas DataFrame of `records`, flat."""
+        return self.records.to_dataframe()
 
     def add(
         self,

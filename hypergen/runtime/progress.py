@@ -6,6 +6,7 @@ escaped, so a file name cannot style or break the terminal or the page.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import time
@@ -59,7 +60,7 @@ def track(label: str, total: float, done: int = 0, *, transient: bool = False) -
     if not label or _is_hidden.get():
         yield no_progress
         return
-    show = _notebook_bar if _display() else _bar if sys.stderr.isatty() else _lines
+    show = _notebook_bar if _notebook_display() else _bar if sys.stderr.isatty() else _lines
     with show(sanitize(label), total, done, transient) as advance:
         yield advance
 
@@ -96,42 +97,32 @@ def _bar(label: str, total: float, before: int, transient: bool) -> Iterator[Adv
         yield advance
 
 
-def _display() -> Any:
+def _notebook_display() -> Any:
     """Find what shows objects in the notebook that runs this process; None outside one."""
-    ipython = sys.modules.get("IPython")  # a notebook's kernel has imported it
+    ipython = sys.modules.get("IPython")  # which the kernel of a notebook has imported
     shell = None if ipython is None else ipython.get_ipython()
-    return None if getattr(shell, "kernel", None) is None else ipython.display.display  # type: ignore[union-attr]
+    return None if getattr(shell, "kernel", None) is None else importlib.import_module("IPython.display").display
 
 
 class _Bar:
-    """Draw itself where a notebook asks."""
+    """Draw itself where a notebook asks, until it is taken away."""
 
     def __init__(self, label: str, total: float, done: int):
-        self.label, self.total, self.done, self.words = label, total, done, ""
-
-    def _repr_html_(self) -> str:
-        bar = f'<progress value="{self.done}" max="{int(self.total)}"></progress>'
-        return f"{escape(self.label)} {bar} {self.done}/{int(self.total)} {escape(self.words)}"
+        self.label, self.total, self.done, self.words, self.is_gone = label, int(total), done, "", False
 
     def __repr__(self) -> str:
-        return f"{self.label}: {self.done}/{int(self.total)}  {self.words}"
-
-
-class _Nothing:
-    """Leave an empty line where a bar was."""
+        return "" if self.is_gone else f"{self.label}: {self.done}/{self.total}  {self.words}"
 
     def _repr_html_(self) -> str:
-        return ""
-
-    def __repr__(self) -> str:
-        return ""
+        bar = f'<progress value="{self.done}" max="{self.total}"></progress>'
+        return "" if self.is_gone else f"{escape(self.label)} {bar} {self.done}/{self.total} {escape(self.words)}"
 
 
 @contextmanager
 def _notebook_bar(label: str, total: float, before: int, transient: bool) -> Iterator[Advance]:
     started = drawn = time.perf_counter()
     done, seen, bar = float(before), 0, _Bar(label, total, before)
-    handle = _display()(bar, display_id=True)
+    handle = _notebook_display()(bar, display_id=True)
 
     def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
         nonlocal done, seen, drawn
@@ -148,7 +139,8 @@ def _notebook_bar(label: str, total: float, before: int, transient: bool) -> Ite
         yield advance
     finally:
         if transient:
-            handle.update(_Nothing())
+            bar.is_gone = True
+            handle.update(bar)
 
 
 @contextmanager

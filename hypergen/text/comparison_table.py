@@ -19,11 +19,18 @@ LEGEND = f"<caption><mark>Marked</mark>: {NGRAM} or more words that the same tex
 WORD = re.compile(r"\S+")
 
 
+class Html(str):
+    """Show itself as a page in a notebook, where a plain string would be quoted."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
 @dataclass
 class TextFigure:
     """Hold a comparison of texts, which is HTML alone; see `modality.Figure`."""
 
-    content: str
+    content: Html
     """The fragment of HTML."""
 
     def html(self) -> str:
@@ -35,7 +42,7 @@ class TextFigure:
         return []
 
 
-def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Html:
     """Build a table with one row an example, and with a legend where something is marked.
 
     Args:
@@ -47,7 +54,7 @@ def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]
     lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     legend = LEGEND if "<mark>" in lines else ""
     head = f"{legend}<thead><tr>{titles}</tr></thead>"
-    return f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n'
+    return Html(f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n')
 
 
 def _escaped(text: str) -> str:

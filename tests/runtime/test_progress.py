@@ -154,8 +154,8 @@ def notebook(monkeypatch):
         return SimpleNamespace(update=lambda again: pages.append(again._repr_html_()))
 
     shell = SimpleNamespace(kernel=object())
-    ipython = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=show))
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=show))
     return SimpleNamespace(pages=pages, shell=shell)
 
 
