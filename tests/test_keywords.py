@@ -1,4 +1,7 @@
-"""Keywords are those of the configs, shown one by one, and a type checker finds a typo. Alone: pytest tests/test_keywords.py"""
+"""Keywords are those of the configs, shown one by one, and a type checker finds a typo.
+
+Alone: pytest tests/test_keywords.py
+"""
 
 import importlib.util
 import inspect
