@@ -51,21 +51,21 @@ def test_a_signature_that_differs_is_named(package):
 
 
 def test_a_codec_that_forgets_its_seed_is_found(monkeypatch):
-    whole = ToyModality.encode_training
-    seeds = iter(range(9))
-    monkeypatch.setattr(
-        ToyModality, "encode_training", lambda self, items, count, seed=0: whole(self, items, count, next(seeds))
-    )
+    whole, seeds = ToyModality.encode_training, iter(range(9))
+
+    def forgetful(self, items, count, seed=0):
+        return whole(self, items, count, next(seeds))
+
+    monkeypatch.setattr(ToyModality, "encode_training", forgetful)
     with pytest.raises(AssertionError):
         testing.check_count(toy(), ITEMS)
 
 
 def test_a_codec_that_makes_up_items_is_found(monkeypatch):
-    monkeypatch.setattr(
-        ToyModality,
-        "encode_training",
-        lambda self, items, count, seed=0: adapter.Encoded(self.encode(items)[:1].expand(2, -1)),
-    )
+    def repeating(self, items, count, seed=0):
+        return adapter.Encoded(self.encode(items)[:1].expand(2, -1))
+
+    monkeypatch.setattr(ToyModality, "encode_training", repeating)
     with pytest.raises(AssertionError, match="an InputError was expected"):
         testing.check_count(toy(), ITEMS)
 

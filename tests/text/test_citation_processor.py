@@ -1,4 +1,7 @@
-"""transformers' own `generate` with the citation blocker gives our ids. Alone: pytest tests/text/test_citation_processor.py"""
+"""transformers' own `generate` with the citation blocker gives our ids.
+
+Alone: pytest tests/text/test_citation_processor.py
+"""
 
 import pytest
 import torch
