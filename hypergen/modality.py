@@ -1,8 +1,8 @@
 """Describe what an adapter gives and what the core asks of its model: the contract, as types.
 
 The core (training, decoding, evaluation) sees a modality only through these protocols and never learns what a token
-means, so that a third modality is a package and one line in `registry`; `tests/toy` is one. They are split by client:
-training asks for a `TrainableModel`, the activation cache for a `TruncatableModel`, decoding for a `Decoder`,
+means, so that a third modality is a package that `register_modality` names; `tests/toy` is one. They are split by
+client: training asks for a `TrainableModel`, the activation cache for a `TruncatableModel`, decoding for a `Decoder`,
 evaluation for a `Predictor`; a modality's model is all four, a `TokenModel`.
 Imports no library at run time, so that whatever needs only a `Metric` stays light.
 

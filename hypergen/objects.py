@@ -135,15 +135,21 @@ def rows_of(option: str, value: object) -> Sequence[object]:
     if isinstance(value, Tensor):
         return list(checked_ids(flag(option), value.cpu(), torch.iinfo(torch.int64).max))
     table: Any = value
-    if hasattr(table, "iloc") and hasattr(table, "to_dict"):
+    if hasattr(table, "iloc") and is_table(table):
         return list(table.to_dict("records"))
-    if hasattr(table, "column_names") and hasattr(table, "select_columns") and hasattr(table, "__len__"):
+    if is_table(table):
         if isinstance(table, Mapping):
             raise InputError(f"{flag(option)}: has several splits; name one, as in ['{next(iter(table), 'train')}']")
         return TableRows(table)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
     raise InputError(f"{flag(option)}: is of type {type(value).__name__}; allowed are {KINDS}")
+
+
+def is_table(value: object) -> bool:
+    """Tell a pandas DataFrame or a `datasets.Dataset` by what they have, so that neither library is imported."""
+    is_dataset = hasattr(value, "column_names") and hasattr(value, "select_columns") and hasattr(value, "__len__")
+    return is_dataset or (hasattr(value, "iloc") and hasattr(value, "columns"))
 
 
 def describe(value: Any) -> str:

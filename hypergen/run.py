@@ -25,7 +25,7 @@ from hypergen.evaluation.interpolation import interpolated, require_whole
 from hypergen.evaluation.records import Records
 from hypergen.keywords import DecodingAndSettingsKeywords, DecodingKeywords, ExportKeywords, Items, speaks_python
 from hypergen.modality import Item, Modality
-from hypergen.objects import rows_of
+from hypergen.objects import is_table, rows_of
 from hypergen.options import ResolvedExport, base_of, make_settings, only_options, read_record, split_options
 from hypergen.report.columns import Columns
 from hypergen.runtime.devices import pick_device
@@ -143,20 +143,20 @@ class Run:
         """Encode prompts as ids (P,) each, start token included; None: those of the held-out sequences."""
         if prompts is None:
             return list(cut_prompts(self.modality, self.tokens(HELD_OUT_TOKENS), self.loss_mask(HELD_OUT_TOKENS)))
-        if self.modality.is_item(prompts):
+        if is_table(prompts):
+            prompts = self._items_of_table(prompts)
+        if self.modality.is_item(prompts) or not isinstance(prompts, Sequence):
             return [self.modality.encode_prompt(prompts)]
-        prompts, rows = self._prompt_items(prompts), []
+        rows = []
         with track("encode prompts", len(prompts), transient=True) as advance:
             for number, item in enumerate(prompts, 1):
                 rows.append(self.modality.encode_prompt(item, number=number))
                 advance()
         return rows
 
-    def _prompt_items(self, prompts: Items) -> Sequence[Item]:
-        """List the items of a collection: those of a table are what `data` would make of its rows."""
-        if isinstance(prompts, Sequence):
-            return prompts
-        adapter, rows = registry.adapter(self.modality.name), rows_of("prompts", prompts)
+    def _items_of_table(self, table: object) -> Sequence[Item]:
+        """Make items of a table's rows, as `data` does."""
+        adapter, rows = registry.adapter(self.modality.name), rows_of("prompts", table)
         return adapter.read_rows(rows=rows, source="prompts", settings=self.modality.settings, skip_bad=0)
 
     @speaks_python()

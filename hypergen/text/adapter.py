@@ -232,10 +232,11 @@ def wrap(*, model: object, tokenizer: object, settings: Settings) -> TextModalit
     if not isinstance(model, PreTrainedModel):
         kind = type(model).__name__
         raise InputError(f"--model: is of type {kind}; a causal language model of transformers is needed")
+    origin = model.name_or_path or None
     if tokenizer is None:
-        if not model.name_or_path:
+        if origin is None:
             raise InputError("tokenizer: is needed for a model that was loaded from nowhere")
-        tokenizer = load_tokenizer(model.name_or_path)
+        tokenizer = load_tokenizer(origin)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise InputError(f"tokenizer: is of type {type(tokenizer).__name__}; one of transformers is needed")
     if settings.offload:
@@ -243,7 +244,7 @@ def wrap(*, model: object, tokenizer: object, settings: Settings) -> TextModalit
     causal, config = prepare_causal(model), text_config(model)
     settings = _fit_to_context(settings, context_length(config))
     _check_fit(type(model).__name__, config, tokenizer, _sequence_length(settings))
-    return TextModality(TextModel(causal), tokenizer, settings, word_list=_find_words(model.name_or_path))
+    return TextModality(TextModel(causal), tokenizer, settings, word_list=_find_words(origin) if origin else None)
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> TextModality:
