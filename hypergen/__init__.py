@@ -57,6 +57,8 @@ __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # a module, for tests
+        return importlib.import_module("hypergen.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'hypergen' has no attribute '{name}'")
     require_versions()

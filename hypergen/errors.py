@@ -86,4 +86,5 @@ def in_keywords() -> Iterator[None]:
 
 def as_keywords(message: str) -> str:
     """Turn flags into keywords: `--max-new-tokens` -> `max_new_tokens`, `--no-native` -> `native=False`."""
+    message = message.replace("--resume continues", "resume=True continues")  # a switch that is to be given
     return FLAG.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)

@@ -420,3 +420,14 @@ def test_a_typo_of_evaluate_and_generate_is_answered_too(fitted):
             attempt(top_q=0.9)
     with pytest.raises(InputError, match=r"^top_p 2: must be above 0 and at most 1$"):
         fitted.generate(top_p=2)
+
+
+def test_a_comparison_is_short_in_a_console_and_a_table_in_a_notebook(fitted):
+    compared = hypergen.evaluate(fitted, count=3, device="cpu")
+    count = len(compared.records)
+    assert repr(compared) == f"<comparison of {count} rows: 3 prompts of 4 tokens, 12 new tokens each>"
+    page = compared._repr_html_()
+    assert page.count("<tr>") == count + 1 and "<th>steady</th>" in page and "3 prompts of 4 tokens" in page
+    assert repr(compared.records).startswith(f"<{count} records: base greedy, ") and len(repr(compared.records)) < 500
+    pytest.importorskip("pandas")
+    assert list(compared.to_dataframe().index) == [record["name"] for record in compared.records]

@@ -47,6 +47,7 @@ def test_a_signal_ends_a_sweep_that_goes_on_after_failures():
         ("--epochs 0: must be a whole number, 1 or more", "epochs 0: must be a whole number, 1 or more"),
         ("--max-new-tokens 9 and --no-stop-at-end", "max_new_tokens 9 and stop_at_end=False"),
         ("a: needs x (pip install --no-deps 'x>=2')", "a: needs x (pip install --no-deps 'x>=2')"),
+        ("after step 3; --resume continues", "after step 3; resume=True continues"),
         ("runs/a--b: no such folder", "runs/a--b: no such folder"),
     ],
 )

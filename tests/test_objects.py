@@ -179,8 +179,10 @@ def test_a_run_stands_for_its_folder(toy_base, tmp_path):
     ],
 )
 def test_what_is_no_model_is_refused_in_a_line(options, message, tmp_path):
+    data = tiny_image.pictures(3) if options.get("modality") == "image" else STORIES
     with pytest.raises(InputError, match=f"^{message}"):
-        hypergen.fit(data=STORIES if options.get("modality") != "image" else tiny_image.pictures(3), **options)
+        hypergen.fit(data=data, output=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tokenizer_that_is_none_or_does_not_fit_is_refused(tmp_path):

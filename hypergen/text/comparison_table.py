@@ -37,6 +37,9 @@ class TextFigure:
         """Return the fragment."""
         return self.content
 
+    def _repr_html_(self) -> str:
+        return self.content
+
     def save(self, folder: Path) -> list[Path]:
         """Write nothing: the page shows it all."""
         return []

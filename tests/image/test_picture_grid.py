@@ -49,3 +49,8 @@ def test_a_figure_is_one_file(tmp_path):
     picture = draw_picture_grid({"a": pictures(2)})
     assert PictureFigure(picture).save(tmp_path) == [tmp_path / "grid.png"] == list(tmp_path.iterdir())
     assert Image.open(tmp_path / "grid.png").tobytes() == picture.tobytes()
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    figure = PictureFigure(draw_picture_grid({"a": pictures(1)}))
+    assert figure._repr_html_() == figure.html()
