@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from itertools import starmap
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 
 from hypergen.config import DecodingPrecision, Precision, StrategyName
@@ -157,27 +158,26 @@ def speaks_python(
     Args:
         keywords: the class of its `**options`; None where it has none.
     """
+    return partial(_speaking, keywords)
 
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @wraps(function)
-        def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            with in_keywords(), hidden(kwargs.get("progress") is False):
-                return function(*args, **kwargs)
 
-        vars(call)["__signature__"] = _with_keywords(inspect.signature(function), keywords)
-        return call
+def _speaking(keywords: type | None, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    @wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with in_keywords(), hidden(kwargs.get("progress") is False):
+            return function(*args, **kwargs)
 
-    return decorate
+    vars(call)["__signature__"] = _with_keywords(inspect.signature(function), keywords)
+    return call
 
 
 def _with_keywords(signature: inspect.Signature, keywords: type | None) -> inspect.Signature:
     """Replace `**options` by its keywords, each left out unless it is given."""
     names: dict[str, Any] = {} if keywords is None else keywords.__annotations__
     kept = [one for one in signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
-    listed = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=getattr(kind, "__forward_arg__", kind)
-        )
-        for name, kind in names.items()
-    ]
-    return signature.replace(parameters=[*kept, *listed])
+    return signature.replace(parameters=[*kept, *starmap(_keyword, names.items())])
+
+
+def _keyword(name: str, kind: Any) -> inspect.Parameter:
+    hint = getattr(kind, "__forward_arg__", kind)  # as it is written
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=hint)

@@ -87,10 +87,9 @@ def split_objects(options: Mapping[str, Any], tokenizer: object = None) -> tuple
 
 def _folder_of(model: object) -> object:
     """Name the folder of a run; anything else stays."""
-    folder, record = getattr(model, "folder", None), getattr(model, "record", {})
-    if not isinstance(folder, Path):
+    if not isinstance(folder := getattr(model, "folder", None), Path):
         return model
-    if "interpolated" in record:
+    if "interpolated" in getattr(model, "record", {}):
         raise InputError(f"--model: a run of interpolated weights is in no folder ({folder} has others)")
     return str(folder)
 
@@ -102,8 +101,7 @@ def _modality_of(model: object) -> str:
         InputError: it has none.
     """
     config: dict[str, Any] = getattr(getattr(model, "config", None), "to_dict", dict)()
-    found = registry.recognized(config) if config else None
-    if found is None:
+    if (found := registry.recognized(config) if config else None) is None:
         kind = type(model).__name__
         raise InputError(f"--model: is of type {kind}; a name, a folder, a Run or a transformers model is needed")
     return found
@@ -134,16 +132,17 @@ def rows_of(option: str, value: object) -> Sequence[object]:
     """
     if isinstance(value, Tensor):
         return list(checked_ids(flag(option), value.cpu(), torch.iinfo(torch.int64).max))
-    table: Any = value
-    if hasattr(table, "iloc") and is_table(table):
-        return list(table.to_dict("records"))
-    if is_table(table):
-        if isinstance(table, Mapping):
-            raise InputError(f"{flag(option)}: has several splits; name one, as in ['{next(iter(table), 'train')}']")
-        return TableRows(table)
+    if is_table(value):
+        return _rows_of_table(option, value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
     raise InputError(f"{flag(option)}: is of type {type(value).__name__}; allowed are {KINDS}")
+
+
+def _rows_of_table(option: str, table: Any) -> Sequence[dict[str, Any]]:
+    if isinstance(table, Mapping):
+        raise InputError(f"{flag(option)}: has several splits; name one, as in ['{next(iter(table), 'train')}']")
+    return list(table.to_dict("records")) if hasattr(table, "iloc") else TableRows(table)
 
 
 def is_table(value: object) -> bool:
@@ -173,7 +172,12 @@ def chosen_ids(items: Sequence[Any], modality: Modality, count: int, seed: int) 
     if count > len(items):
         raise InputError(f"--num-samples {count}: there are only {len(items)} sequences")
     rows = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
-    tokens = checked_ids("ids", torch.stack([items[row] for row in rows.tolist()]), modality.model.num_tokens)
-    if tokens.shape[1] > modality.model.context_length:
-        raise InputError(f"ids: {tokens.shape[1]} a row; the model's context is {modality.model.context_length} tokens")
-    return Encoded(tokens)
+    return Encoded(_fitting(torch.stack([items[row] for row in rows.tolist()]), modality))
+
+
+def _fitting(ids: Tensor, modality: Modality) -> Tensor:
+    """Return ids (N, T) once they are known to be of the model, and to fit into its context."""
+    tokens, context = checked_ids("ids", ids, modality.model.num_tokens), modality.model.context_length
+    if tokens.shape[1] > context:
+        raise InputError(f"ids: {tokens.shape[1]} a row; the model's context is {context} tokens")
+    return tokens

@@ -8,12 +8,14 @@ stand the ones that other distributions declare as entry points of the group `hy
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from hypergen.config import DecodingConfig, FitConfig, GenerateConfig, PretrainConfig
 from hypergen.errors import InputError, in_keywords
 from hypergen.runtime.console import first_line, warn
 from hypergen.storage.file_names import RECORD
@@ -49,13 +51,17 @@ def modalities() -> dict[str, str]:
     """Return the package of each modality by name: ours, those of entry points, and those registered since."""
     found = dict(OWN)
     for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            _check_package(found, entry.name, entry.value)
-        except InputError as error:
-            warn(f"entry point {entry.name} = {entry.value} of {ENTRY_POINTS} is left out: {error}")
-        else:
-            found[entry.name] = entry.value
+        _add_entry(found, entry.name, entry.value)
     return found
+
+
+def _add_entry(known: dict[str, str], name: str, package: str) -> None:
+    """Add the package of an entry point, or warn of one that is none of a modality."""
+    try:
+        _check_package(known, name, package)
+    except InputError as error:
+        return warn(f"entry point {name} = {package} of {ENTRY_POINTS} is left out: {error}")
+    known[name] = package
 
 
 @in_keywords()
@@ -79,12 +85,24 @@ def _check_package(known: dict[str, str], name: str, package: str) -> None:
         raise InputError(f"modality {name!r}: its name must be letters, digits, '-' and '_'")
     if known.get(name, package) != package:
         raise InputError(f"modality '{name}': {known[name]} has this name")
+    _check_config(name, f"{package}.config")
+
+
+def _check_config(name: str, module: str) -> None:
+    """Refuse a module that lacks something, or has a setting that is called as an option of hypergen's."""
     try:
-        config = importlib.import_module(f"{package}.config")
+        config = importlib.import_module(module)
     except Exception as error:  # whatever code of others raises
-        raise InputError(f"modality '{name}': {package}.config cannot be imported ({first_line(error)})") from error
+        raise InputError(f"modality '{name}': {module} cannot be imported ({first_line(error)})") from error
     if missing := [one for one in OF_CONFIG if not hasattr(config, one)]:
-        raise InputError(f"modality '{name}': {package}.config lacks {', '.join(missing)}")
+        raise InputError(f"modality '{name}': {module} lacks {', '.join(missing)}")
+    if taken := sorted(_core_options() & set(getattr(config.Settings, "__dataclass_fields__", ()))):
+        raise InputError(f"modality '{name}': {module}.Settings has {taken[0]}, which is an option of hypergen's")
+
+
+def _core_options() -> set[str]:
+    configs = (PretrainConfig, FitConfig, DecodingConfig, GenerateConfig)
+    return {one.name for config in configs for one in fields(config)}
 
 
 def adapter(name: str) -> Adapter:

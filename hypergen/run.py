@@ -63,13 +63,11 @@ class Run:
 
     def _summary(self) -> str:
         """Say in a line what it is."""
-        training = self.record.get("training")
+        training, alpha = self.record.get("training"), self.record.get("interpolated")
         if training is None:
             return f"{self.modality.name}, a base"
-        loss, epochs = f"training loss {training['loss']:.3f}", training["epochs"]
-        alpha = self.record.get("interpolated")
         mixed = "" if alpha is None else f", interpolated with its base at {alpha}"
-        return f"{self.modality.name}, {loss} after {epochs} epoch{'' if epochs == 1 else 's'}{mixed}"
+        return f"{self.modality.name}, training loss {training['loss']:.3f}, epochs {training['epochs']}{mixed}"
 
     @property
     def records(self) -> Records:

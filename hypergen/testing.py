@@ -20,8 +20,9 @@ import copy
 import importlib
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -43,17 +44,24 @@ def check_adapter(package: str) -> None:
         package: dotted name, as `hypergen.register_modality` takes it.
     """
     config, adapter = (importlib.import_module(f"{package}.{name}") for name in ("config", "adapter"))
-    missing = [name for name in OF_CONFIG if not hasattr(config, name)]
-    assert not missing, f"{package}.config lacks {', '.join(missing)}"
-    members = [name for name in vars(contract.Adapter) if not name.startswith("_")]
-    missing = [name for name in members if not hasattr(adapter, name)]
-    assert not missing, f"{package}.adapter lacks {', '.join(missing)}"
+    _check_members(config, OF_CONFIG)
+    _check_members(adapter, [name for name in vars(contract.Adapter) if not name.startswith("_")])
     check_signatures(adapter, contract.Adapter)
+    check_constants(config, adapter)
+
+
+def check_constants(config: Any, adapter: Adapter) -> None:
+    """Check what a package declares besides functions."""
     assert all(isinstance(one, Metric) and one.head and one.meaning for one in adapter.METRICS.values())
     assert set(config.PAPER_RECIPE) <= set(config.Settings.__dataclass_fields__)
-    for suffix in (*config.MODEL_SUFFIXES, *(one.suffix for one in adapter.EXPORT_FORMATS.values())):
-        assert suffix == suffix.lower() and suffix[0] == ".", suffix
+    suffixes = (*config.MODEL_SUFFIXES, *(one.suffix for one in adapter.EXPORT_FORMATS.values()))
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes), suffixes
     assert adapter.card(source="no/such-base") == {}
+
+
+def _check_members(module: ModuleType, names: Iterable[str]) -> None:
+    missing = [name for name in names if not hasattr(module, name)]
+    assert not missing, f"{module.__name__} lacks {', '.join(missing)}"
 
 
 def check_signatures(implementation: object, protocol: type) -> None:
@@ -65,11 +73,9 @@ def check_signatures(implementation: object, protocol: type) -> None:
 
 def _declared(protocol: type) -> dict[str, Callable[..., Any]]:
     """List the functions that a protocol and those it is made of declare, by name."""
-    found: dict[str, Callable[..., Any]] = {}
-    for one in protocol.__mro__:
-        if one.__module__ == contract.__name__ and one is not contract.Module:
-            found |= {name: part for name, part in vars(one).items() if inspect.isfunction(part) and name[0] != "_"}
-    return found
+    ours = [one for one in protocol.__mro__ if one.__module__ == contract.__name__ and one is not contract.Module]
+    members = {name: part for one in reversed(ours) for name, part in vars(one).items() if not name.startswith("_")}
+    return {name: part for name, part in members.items() if inspect.isfunction(part)}
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, str, bool]]:
@@ -135,8 +141,7 @@ def check_cache(model: TokenModel, prompt: Tensor, max_new_tokens: int) -> None:
 
 def check_state(model: TokenModel, prompt: Tensor) -> None:
     """Check that two decodings do not disturb each other: a second `prefill` leaves the first cache as it was."""
-    token = prompt[:, 0]
-    _, first = model.prefill(prompt, 2)
+    token, (_, first) = prompt[:, 0], model.prefill(prompt, 2)
     model.prefill(prompt.flip(0), 2)
     logits, _ = model.decode_step(token, first)
     torch.testing.assert_close(logits, model(torch.cat([prompt, token[:, None]], 1))[:, -1], **TOLERANCE)
@@ -194,22 +199,48 @@ def check_codec(modality: Modality, items: Sequence[Item]) -> None:
     check_signatures(modality, Modality)
     tokens = modality.encode(items)
     check_tokens(modality, tokens)
+    check_items(modality, items, tokens)
     check_count(modality, items)
+    check_prompts(modality, tokens)
+    prompts = modality.prompts(tokens)
+    check_figure(modality, prompts, tokens[:, prompts.shape[1] :])
+    check_metrics(modality, prompts, tokens[:, prompts.shape[1] :])
+    check_exchange(modality, items, tokens)
+
+
+def check_items(modality: Modality, items: Sequence[Item], tokens: Tensor) -> None:
+    """Check that one item is told from several, and that tokens give as many items."""
+    assert all(modality.is_item(item) for item in items) and not modality.is_item(list(items))
+    assert len(modality.decode(tokens)) == len(tokens)
+
+
+def check_prompts(modality: Modality, tokens: Tensor) -> None:
+    """Check that prompts are the beginnings of sequences, that they leave room, and that bare ids get a start."""
     prompts = modality.prompts(tokens)
     assert prompts.shape[0] == len(tokens) and 1 <= prompts.shape[1] < tokens.shape[1]
     assert prompts.equal(tokens[:, : prompts.shape[1]])
-    assert 1 <= modality.max_new_tokens(prompts.shape[1]) <= modality.model.context_length - prompts.shape[1]
-    assert len(modality.decode(tokens)) == len(tokens)
-    prompts = modality.prompts(tokens)
-    check_figure(modality, prompts, tokens[:, prompts.shape[1] :])
-    assert all(modality.is_item(item) for item in items) and not modality.is_item(list(items))
+    check_lengths(modality, prompts.shape[1])
+    check_start(modality, tokens)
+
+
+def check_lengths(modality: Modality, prompt_length: int) -> None:
+    """Check that completions are as long as the context allows, or shorter."""
+    assert 1 <= modality.max_new_tokens(prompt_length) <= modality.model.context_length - prompt_length
     assert 1 <= modality.num_compared_tokens(7) <= 7
-    check_metrics(modality, prompts, tokens[:, prompts.shape[1] :])
-    other = copy.deepcopy(modality.model)
-    assert modality.with_model(other).model is other and modality.with_model(other).encode(items).equal(tokens)
+
+
+def check_start(modality: Modality, tokens: Tensor) -> None:
+    """Check that start tokens come before bare ids, also where there are none."""
     begun = modality.add_start_tokens(tokens[:, 1:3])
     assert begun.dtype == torch.long and len(begun) == len(tokens) and begun[:, -2:].equal(tokens[:, 1:3])
     assert modality.add_start_tokens(tokens[:, :0]).shape[1] >= 1
+
+
+def check_exchange(modality: Modality, items: Sequence[Item], tokens: Tensor) -> None:
+    """Check that the codec goes with another model of the same shapes."""
+    other = copy.deepcopy(modality.model)
+    exchanged = modality.with_model(other)
+    assert exchanged.model is other and exchanged.encode(items).equal(tokens)
 
 
 def check_figure(modality: Modality, prompts: Tensor, completions: Tensor) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import hypergen
 from hypergen import registry
+from hypergen.config import FitConfig
 from hypergen.errors import InputError
 
 
@@ -107,6 +108,12 @@ def test_a_config_that_lacks_something_is_named(known, monkeypatch, tmp_path):
     lacks = "half_a_modality.config lacks NAMED_BASES, MODEL_SUFFIXES, MODEL_FILES, recognizes"
     with pytest.raises(InputError, match=f"^modality 'half': {lacks}$"):
         hypergen.register_modality("half", "half_a_modality")
+
+
+def test_a_setting_that_the_core_has_is_refused(known, monkeypatch):
+    monkeypatch.setattr("tests.toy.config.Settings", FitConfig)
+    with pytest.raises(InputError, match=r"tests.toy.config.Settings has allow_pickle_weights, which is an option of"):
+        hypergen.register_modality("numbers", "tests.toy")
 
 
 def plugin(folder, text):

@@ -203,7 +203,7 @@ def test_an_export_has_no_other_options(run):
 
 def test_a_run_is_short_in_a_console_and_a_table_in_a_notebook(run, toy_base):
     loss = run.record["training"]["loss"]
-    assert repr(run) == f"<hypergen run '{run.folder}': toy, training loss {loss:.3f} after 8 epochs>"
+    assert repr(run) == f"<hypergen run '{run.folder}': toy, training loss {loss:.3f}, epochs 8>"
     page = run._repr_html_()
     assert page.count("<tr>") == 5 and "hyperfitted greedy" in page and "steady" in page and f"{loss:.3f}" in page
     base = hypergen.load(toy_base, device="cpu")

@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
@@ -36,15 +36,27 @@ ConfigFile = Annotated[str | None, tyro.conf.arg(name="config")]
 
 def _given(settings: Any) -> dict[str, Any]:
     """Collect the modality flags that were typed, also those with the default's value, by field name."""
-    parts = [getattr(settings, part.name) for part in fields(settings) if part.name != "typed"]
+    parts = [getattr(settings, part.name) for part in reversed(fields(settings)) if part.name != "typed"]
     return {
         one.name: getattr(part, one.name) for part in parts for one in fields(part) if flag(one.name) in settings.typed
     }
 
 
+def _without(settings: Any, taken: set[str]) -> type:
+    """Hide the flags that an earlier modality has, too: both mean the same flag, which is one for the parser."""
+    hidden: Any = tyro.conf.Suppress[tyro.conf.Fixed[Any]]
+    shared = [(one.name, hidden, field(default=one.default)) for one in fields(settings) if one.name in taken]
+    if not shared:
+        return cast(type, settings)
+    return make_dataclass(settings.__name__, shared, bases=(settings,), frozen=True, kw_only=True)
+
+
 def _settings_class() -> type:
     """Make the dataclass of the modalities' options: a field for the `Settings` of each, and which flags were typed."""
-    parts = {name: registry.settings_class(name) for name in registry.MODALITIES}
+    parts: dict[str, type] = {}
+    for name in registry.MODALITIES:
+        taken = {one.name for part in parts.values() for one in fields(part)}
+        parts[name] = _without(registry.settings_class(name), taken)
     flat: Any = Flat  # applied to values, which a type checker does not follow
     nested = [(name, flat[part], field(default_factory=part)) for name, part in parts.items()]
     typed = ("typed", tyro.conf.Suppress[tuple[str, ...]], field(default=()))

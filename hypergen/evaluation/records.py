@@ -29,10 +29,7 @@ class Records(list[Record]):
         """Draw the columns that fit a screen."""
         heads, *rows = cells(self, self.columns, self.columns.brief(self))
         head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-        lines = "\n".join(
-            f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(text)}</td>" for text in others) + "</tr>"
-            for name, *others in rows
-        )
+        lines = "\n".join(f"<tr><th>{escape(name)}</th>{_cells(others)}</tr>" for name, *others in rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
 
     def to_dataframe(self) -> Any:
@@ -46,10 +43,11 @@ class Records(list[Record]):
         return pandas.DataFrame(rows, index=pandas.Index([record["name"] for record in self], name="name"))
 
 
+def _cells(texts: Iterable[str]) -> str:
+    return "".join(f"<td>{escape(text)}</td>" for text in texts)
+
+
 def _flat(values: dict[str, dict[str, float]]) -> dict[str, float]:
     """Flatten the metrics of a record: the mean under the metric's name, the interval beside it."""
-    return {
-        name if part == "mean" else f"{name}_{part}": number
-        for name, parts in values.items()
-        for part, number in parts.items()
-    }
+    numbers = ((name, part, number) for name, parts in values.items() for part, number in parts.items())
+    return {name if part == "mean" else f"{name}_{part}": number for name, part, number in numbers}

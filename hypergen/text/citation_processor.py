@@ -56,7 +56,10 @@ class CitationProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Block: ids so far (B, L) and logits (B, V) -> logits (B, V)."""
         self._index = self._index.to(scores.device)
-        if self._pad_token_id is not None:
-            is_padding = (input_ids == self._pad_token_id).long().cumprod(1).bool()
-            input_ids = input_ids.masked_fill(is_padding, scores.shape[1])  # an id that no logit has
-        return self._index.block(scores, input_ids)
+        return self._index.block(scores, self._without_padding(input_ids, scores.shape[1]))
+
+    def _without_padding(self, ids: Tensor, filler: int) -> Tensor:
+        """Replace padding at the beginning of rows (B, L) by an id that no logit has."""
+        if self._pad_token_id is None:
+            return ids
+        return ids.masked_fill((ids == self._pad_token_id).long().cumprod(1).bool(), filler)
