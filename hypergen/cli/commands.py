@@ -44,7 +44,8 @@ def _given(settings: Any) -> dict[str, Any]:
 
 def _without(settings: Any, taken: set[str]) -> type:
     """Hide the flags that an earlier modality has, too: both mean the same flag, which is one for the parser."""
-    hidden: Any = tyro.conf.Suppress[tyro.conf.Fixed[Any]]
+    marks: Any = tyro.conf  # applied to values, which a type checker does not follow
+    hidden = marks.Suppress[marks.Fixed[Any]]
     shared = [(one.name, hidden, field(default=one.default)) for one in fields(settings) if one.name in taken]
     if not shared:
         return cast(type, settings)
