@@ -32,6 +32,7 @@ from hypergen.runtime.devices import pick_device
 from hypergen.runtime.progress import track
 from hypergen.storage.atomic import write_file
 from hypergen.storage.file_names import HELD_OUT_TOKENS, TRAINING_TOKENS
+from hypergen.storage.run_record import lasting_name
 from hypergen.storage.token_files import checked_ids, stored_loss_mask, stored_tokens
 
 
@@ -58,8 +59,9 @@ class Run:
     def __reduce__(self) -> tuple[Callable[..., Run], tuple[Any, ...]]:
         devices = (str(weight.device) for weight in self.modality.model.parameters() if not weight.is_meta)
         device = next(devices, "auto")
-        settings = asdict(self.modality.settings)
-        return _load_again, (str(self.folder), self.modality.name, settings, device, self.record.get("interpolated"))
+        source = str(self.folder) if registry.is_named(self.folder) else lasting_name(str(self.folder))
+        settings, alpha = asdict(self.modality.settings), self.record.get("interpolated")
+        return _load_again, (source, self.modality.name, settings, device, alpha)
 
     def _summary(self) -> str:
         """Say in a line what it is."""

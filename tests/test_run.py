@@ -227,6 +227,13 @@ def test_a_run_is_pickled_by_where_it_lies(run):
     assert logits(again).equal(logits(half)) and again.record["interpolated"] == 0.5
 
 
+def test_a_pickle_is_read_from_another_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.folder.parent)
+    content = pickle.dumps(hypergen.load(run.folder.name, device="cpu"))
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(content).record == run.record
+
+
 def test_a_pickle_whose_folder_is_gone_is_one_line(run, tmp_path):
     shutil.copytree(run.folder, tmp_path / "run")
     content = pickle.dumps(hypergen.load(tmp_path / "run", device="cpu"))
