@@ -18,10 +18,11 @@ from pathlib import Path
 
 from experiment import Experiment
 from presets import PICTURES, PRESETS, TEXTS, BasePlan
-from suite_records import section
-from trade_off_chart import trade_off_chart
+from suite_records import pool_seeds, section
+from trade_off_chart import trade_off_file
 
 from hypergen.errors import HypergenError, InputError, Interrupted
+from hypergen.report.trade_off import way_of
 from hypergen.runtime.signals import SignalWatch
 
 
@@ -85,9 +86,10 @@ def suite(
             short = f"No row of originals: they have fewer than {new} tokens after the prompt."
             missing = [experiments[0].missing, short * (len(filled) < len(rows))]
             sections.append(section(title, filled, list(filter(None, missing)), experiments[0].columns))
-        for experiment in experiments:
-            chart = trade_off_chart(experiment.curves())
-            (records / f"tradeoff-{base.name}-seed{experiment.seed}.svg").write_text(chart)
+            for experiment in experiments if new == base.new_tokens[0] else []:
+                of_seed = [pool_seeds([row]) for row in filled if row.seed == experiment.seed]
+                chart = trade_off_file(f"{base.name}, seed {experiment.seed}", of_seed, way_of(experiment.log()))
+                (records / f"tradeoff-{base.name}-seed{experiment.seed}.svg").write_text(chart)
     table = "\n".join(sections)
     (records / "table.md").write_text(table)
     return table

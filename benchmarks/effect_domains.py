@@ -20,7 +20,7 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.judge import loss_under
 from hypergen.modality import Modality
 from hypergen.run import Run
-from hypergen.text.adapter import TextModality
+from hypergen.text.modality import TextModality
 
 DOMAINS = ("fiction", "wiki", "news")  # folders of data/, each with a test.jsonl
 JUDGES = {"smollm2-135m": "gemma-3-270m", "gemma-3-270m": "smollm2-135m"}

@@ -31,9 +31,7 @@ from hypergen.evaluation.baselines import Baseline
 from hypergen.evaluation.bootstrap import summaries
 from hypergen.evaluation.comparison import ComparedModel, Comparison
 from hypergen.options import embedded_base, read_record
-from hypergen.report.chart import Point
 from hypergen.report.columns import Columns
-from hypergen.report.page import curves
 from hypergen.run import Run
 from hypergen.storage.file_names import HELD_OUT_TOKENS, MANIFEST
 from hypergen.storage.metrics_log import read_metrics
@@ -131,10 +129,6 @@ class Experiment:
         checkpoint.
         """
         return min(self.log()[1:], key=lambda row: row["held_out_loss"])["epoch"]
-
-    def curves(self) -> dict[str, list[Point]]:
-        """Draw the main run by epoch."""
-        return curves(self.log())
 
     # The models by name, for `baselines.add_row`.
 

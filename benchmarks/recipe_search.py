@@ -50,7 +50,7 @@ def main() -> None:
     trials = json.loads(path.read_text()) if path.exists() else []
     if arguments.shared is not None:
         changes = {name: json.loads(value) for name, value in (one.split("=") for one in arguments.recipe)}
-        recipe = fit_recipe(named_bases.card(arguments.base), arguments.data, "text") | changes
+        recipe = fit_recipe(named_bases.card(arguments.base), arguments.data) | changes
         asked = {"data": arguments.data, "seed": arguments.seed, "every": arguments.every, "recipe": recipe}
         if all(asked != {name: trial[name] for name in asked} for trial in trials):
             trials.append(asked | {"rows": try_recipe(arguments.base, arguments.shared, **asked)})
@@ -86,6 +86,7 @@ def try_recipe(
         if epoch % every == 0 or epoch == resolved.epochs:
             facts[f"epoch {epoch}"] = {"training_loss": metrics.loss, "training_accuracy": metrics.accuracy}
             compare.add(f"epoch {epoch}", baselines.GREEDY, describe_model=True)
+            print(_line(compare.records[-1] | facts[f"epoch {epoch}"]), flush=True)
 
     hyperfit(modality.model, tokens, fit_plan(resolved, len(tokens)), TrainingHooks(on_epoch=on_epoch))
     compare.add_original(baselines.ORIGINAL)
@@ -98,12 +99,14 @@ def table(trial: dict[str, Any]) -> str:
     chosen = ", ".join(f"{name} {value}" for name, value in trial["recipe"].items())
     lines = [f"{trial['data']}, seed {trial['seed']}: {chosen}", ""]
     lines += [f"| row | training loss | {' | '.join(SHOWN)} |", "|---|--:|" + "--:|" * len(SHOWN)]
-    for row in trial["rows"]:
-        loss = f"{row['training_loss']:.3f}" if "training_loss" in row else ""
-        values = [row["values"].get(name) for name in SHOWN]
-        numbers = ["" if value is None else f"{value['mean']:.3f}" for value in values]
-        lines.append(f"| {row['name']} | {loss} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_line, trial["rows"])])
+
+
+def _line(row: dict[str, Any]) -> str:
+    loss = f"{row['training_loss']:.3f}" if "training_loss" in row else ""
+    values = [row["values"].get(name) for name in SHOWN]
+    numbers = ["" if value is None else f"{value['mean']:.3f}" for value in values]
+    return f"| {row['name']} | {loss} | {' | '.join(numbers)} |"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hypergen.evaluation.bootstrap import summaries
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
 from hypergen.report.table import mean_text
-from hypergen.report.verdicts import OTHERS, OURS, judged, verdicts
+from hypergen.report.verdicts import OTHERS, OURS, verdicts
 from hypergen.storage.atomic import write_file
 
 FORMAT = 3  # of a record; part of its plan, so that records of an earlier form are computed again
@@ -62,7 +62,7 @@ def section(title: str, records: list[SuiteRecord], missing: list[str], columns:
     head = f"## {title}, seed {seeds[0]}\n"
     if len(seeds) > 1:
         head = f"## {title} a seed, {num_prompts} different, seeds {', '.join(map(str, seeds))}\n"
-    sentences = [*verdicts(rows, columns), *_by_seed(judged(rows, columns), records, seeds, columns)]
+    sentences = [*verdicts(rows, columns), *_by_seed(columns.judged(rows), records, seeds, columns)]
     sentences += [*missing, *_notes(records, seeds, columns)]
     return "\n".join([head, markdown(rows, columns, columns.brief(rows)), *(f"- {one}" for one in sentences), ""])
 

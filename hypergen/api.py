@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
 from hypergen import registry
+from hypergen.checks import check_fit, check_pretrain
 from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig
 from hypergen.data.base_card import base_card
-from hypergen.data.hub import snapshot
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_prompts, num_completed
 from hypergen.data.splits import require_count, split_items, unseen
 from hypergen.decoding.self_samples import sample_training_set
 from hypergen.errors import InputError
@@ -37,7 +38,7 @@ from hypergen.keywords import (
     SettingsKeywords,
     speaks_python,
 )
-from hypergen.modality import Encoded, Item, Modality, TrainableModel
+from hypergen.modality import Adapter, Encoded, Item, Modality, TrainableModel
 from hypergen.objects import are_ids, chosen_ids, split_objects
 from hypergen.options import (
     ResolvedFit,
@@ -58,10 +59,10 @@ from hypergen.options import (
 )
 from hypergen.publish import write_base, write_run
 from hypergen.report.columns import Columns
+from hypergen.report.verdicts import Verdict
 from hypergen.run import Run, load_run
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
-from hypergen.runtime.launcher import is_distributed
 from hypergen.runtime.signals import SignalWatch
 from hypergen.storage import metrics_log, run_folder
 from hypergen.storage.atomic import bytes_in, check_space
@@ -100,7 +101,8 @@ def fit(
             which is trained in place.
 
     Returns:
-        The published run: `.records` is the before/after table, `.folder / "report.html"` the page.
+        The published run: `.verdict` says whether it is hyperfitted, `.records` is the before/after table,
+        `.folder / "report.html"` the page.
 
     Raises:
         HypergenError: one line that says what, where, the value, what is allowed (see `hypergen.errors`).
@@ -108,29 +110,30 @@ def fit(
     # 1. Resolve: the base, the options, the items.
     told, objects = split_objects(options, tokenizer)
     typed, given = split_options(FitConfig, config, told)
-    typed = typed if typed.model is None else replace(typed, model=snapshot(typed.model))
-    name = modality_of(typed.modality, typed.model)
+    typed, name = check_fit(typed, given, objects.sources)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
     card = read_card(adapter, name, typed.model)
-    recipe = fit_recipe(card, typed.data, name)
+    recipe = fit_recipe(card, typed.data)
     resolved = ResolvedFit.of(typed, name, recipe)
-    settings = adapter.prepare_fit(settings=make_settings(name, given, recipe, FitConfig), config=resolved)
+    settings = adapter.prepare_fit(settings=make_settings(name, given, recipe), config=resolved)
     folder = Path(resolved.output) if resolved.output else run_folder.free_output(name)
     processes = join_processes(resolved.device)
-    if processes.is_first:
-        run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     training_items, held_out_items = read_items(adapter, settings, resolved, objects)
 
     with _workplace(folder, processes) as signals:
         # 2. Build the model.
         modality = objects.load(adapter, base, settings, allow_pickle_weights=resolved.allow_pickle_weights)
+        settings = modality.settings
         check_last_layers(modality.model, resolved.last_layers)
         modality.model.to(device)
         if processes.is_first:
             _check_space(folder, modality.model, resolved.last_layers, resolved.checkpoint_every)
 
-        # 3. Encode the training set and the held-out items.
+        # 3. Encode the training set and the held-out items; count these before a training set is drawn.
+        if training_items is None and held_out_items is not None and resolved.held_out_samples is not None:
+            held_out = modality.encode_held_out(held_out_items, count=resolved.held_out_samples, seed=resolved.seed)
+            require_count("--held-out-samples", resolved.held_out_samples, held_out.tokens)
         training = _training_tokens(modality, training_items, resolved)
         data = data_fingerprint(*training)
         processes.check_equal("training sequences", data)
@@ -177,6 +180,9 @@ def fit(
         # 7. Publish.
         facts |= {"training": asdict(result), "comparison": compare.records, "compared": compare.sizes}
         facts |= {"look_before": compare.initial_metrics(baselines.BASE_GREEDY), "base_card": _base_card(base, card)}
+        verdict = _judge(compare, folder, adapter)
+        facts |= {"verdict": None if verdict is None else verdict.as_record(), "example": compare.example()}
+        facts |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
         run_folder.finish(folder, lambda temporary: write_run(temporary, folder, modality, compare, facts))
     return Run(folder, modality, facts)
 
@@ -201,14 +207,10 @@ def pretrain(
     # 1. Resolve: the options, the items.
     told, objects = split_objects(options)
     resolved, given = split_options(PretrainConfig, config, told)
-    if resolved.codec_from is not None:
-        resolved = replace(resolved, codec_from=snapshot(resolved.codec_from))
-    if is_distributed():
-        raise InputError("pretrain: runs in one process; fit takes several")
+    check_pretrain(resolved, given, objects.sources)
     adapter = registry.adapter(resolved.modality)
-    settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality), PretrainConfig)
+    settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
     folder = Path(resolved.output)
-    run_folder.check_output(folder, resolved.resume)
     device = pick_device(resolved.device, resolved.precision)
     items = objects.read(adapter, "data", resolved.data, settings, resolved.skip_bad)
     if resolved.held_out is None:
@@ -279,8 +281,8 @@ def load(
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
     """
-    source = embedded_base(modality_of(modality, None)) if source is None else snapshot(str(source))
-    name, resolved = stored_settings(source, modality, dict(settings))
+    source = embedded_base(modality_of(modality, None)[0]) if source is None else str(source)
+    source, name, resolved = stored_settings(source, modality, dict(settings))
     return load_run(source, name, resolved, device=device, allow_pickle_weights=allow_pickle_weights)
 
 
@@ -335,7 +337,8 @@ def evaluate(
         options: those keywords; `data` may be an object, as in `fit`.
 
     Returns:
-        `.records` (the table), `.figure()` (the pictures or texts) and `.notes` (how the costlier metrics were made).
+        `.verdict` (whether it is hyperfitted), `.records` (the table), `.figure()` (the pictures or texts) and `.notes`
+        (how the costlier metrics were made).
 
     Raises:
         InputError: not a hyperfitted run, it does not say its base, the base does not fit it, or there are fewer
@@ -344,14 +347,13 @@ def evaluate(
     # 1. Resolve: the run's stored sequences, its base, the items.
     told, objects = split_objects(options)
     resolved = only_options(EvaluateConfig, config, told, "evaluate")
-    folder = trained.folder if isinstance(trained, Run) else Path(snapshot(str(trained)))
-    named = None if resolved.baseline is None else snapshot(resolved.baseline)
+    folder = trained.folder if isinstance(trained, Run) else Path(registry.identify(str(trained)).source)
     training, held_out = (
         Encoded(stored_tokens(folder, name), stored_loss_mask(folder, name))
         for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
     )
-    name, settings = stored_settings(str(folder), None, {})
-    base = base_of(folder, named or read_record(str(folder)).get("base"), name, "; give --baseline")
+    _, name, settings = stored_settings(str(folder), None, {})
+    base = base_of(folder, resolved.baseline or read_record(str(folder)).get("base"), name, "; give --baseline")
     items = None
     if resolved.data is not None:
         items = objects.read(registry.adapter(name), "data", resolved.data, settings, resolved.skip_bad)
@@ -380,7 +382,9 @@ def evaluate(
     compare = _comparison(untrained, training, held_out, resolved.max_new_tokens, resolved.seed, with_references=True)
     external = None
     if resolved.completions is not None:
-        external = read_completions(resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens)
+        external = read_completions(
+            resolved.completions, compare.prompts, compare.num_new, modality.model.num_tokens, compare.end_tokens
+        )
     models = baselines.Models(untrained.model, modality.model, *held_out)
     for baseline in baselines.baselines(resolved.seed):
         baselines.add_row(compare, baseline, models)
@@ -389,7 +393,14 @@ def evaluate(
     if resolved.completions is not None and external is not None:
         compare.append(Path(resolved.completions).name, external)
     compare.add_original(baselines.ORIGINAL)
+    _judge(compare, folder, registry.adapter(name))
     return compare
+
+
+def _judge(compare: Comparison, folder: Path, adapter: Adapter) -> Verdict | None:
+    """Judge a run by its comparison and by the log of its training."""
+    losses = [row["loss"] for row in metrics_log.read_metrics(folder) if "loss" in row]
+    return compare.judge(Columns.of(adapter.METRICS), (losses[0], losses[-1]) if losses else None)
 
 
 def _recorded_base(modality: str, model: str | None) -> str:
@@ -453,8 +464,8 @@ def _comparison(
 
     The costlier metrics compare sequences of one length, so there are none of examples with a loss mask.
     """
-    lengths = [len(prompt) for prompt in cut_prompts(modality, *held_out)]
-    num_left = min(held_out.tokens.shape[1] - min(lengths), modality.model.context_length - max(lengths))
+    prompts = cut_prompts(modality, *held_out)
+    num_left = num_completed(prompts, held_out.tokens.shape[1], modality.model.context_length)
     references = None
     if with_references and held_out.loss_mask is None:
         references = modality.reference_metrics(training=training.tokens, originals=held_out.tokens)

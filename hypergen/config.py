@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from hypergen.errors import InputError
+from hypergen.errors import InputError, did_you_mean
 
 Precision = Literal["auto", "fp32", "bf16"]
 DecodingPrecision = Literal["fp32", "bf16"]
@@ -28,8 +28,23 @@ PAPER_RECIPE: dict[str, Any] = {
     "batch_size": 8,
     "last_layers": 0,
 }
+SAMPLING: tuple[StrategyName, ...] = ("temperature", "top-k", "top-p", "min-p")
+READ_BY: dict[str, tuple[StrategyName, ...]] = {  # options of some strategies; every other one holds for all of them
+    "temperature": SAMPLING,
+    "top_k": (*SAMPLING, "fsd"),
+    "top_p": SAMPLING,
+    "min_p": SAMPLING,
+    "fsd_alpha": ("fsd",),
+    "num_beams": ("beam",),
+}
+STANDARD_INPUT = "-"  # the source of prompts that stands for it
 OWN = "self"  # the source that stands for samples of the base
 HELD_OUT_SAMPLES = 64  # prompts of a comparison, at most, unless the user says
+# What `report.verdicts` calls hyperfitted, beside 95 % intervals that lie apart, and what it calls a quotation.
+MOST_REPETITION = 0.5  # mean repetition of greedy decoding after the training, as a share of before: at most
+MOST_LOSS = 0.5  # training loss of the last epoch, as a share of the first one's: below
+LONG_OVERLAP = 10  # tokens in a row shared with a training sequence: more is a quotation
+CITATION_LENGTH = 5  # tokens of a citation that is blocked, arXiv 2412.04318
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +106,7 @@ class FitConfig:
     modality: str | None = None
     """Name of the modality; read from --model where that says it."""
     model: str | None = None
-    """Base: a name (see above), a folder, a file or a hub id; none takes the embedded base of the modality."""
+    """The base, such as a folder; by default the embedded base of the modality."""
     data: str = OWN
     """Training items: self (drawn from the base), a built-in name, a file or folder that the modality reads, or
     hub:ID."""
@@ -166,7 +181,7 @@ class DecodingConfig:
     """greedy, temperature, top-k, top-p (paper: p .9, T .7, k 50), min-p, fsd (greedy against its own n-grams,
     arXiv 2305.12675) or beam."""
     temperature: float | None = None
-    """Divides the logits, above 0; greedy text does not depend on it."""
+    """Divides the logits before sampling, above 0."""
     top_k: int | None = None
     """Keep the k most likely tokens, 1 or more; with fsd the candidates (3)."""
     top_p: float | None = None
@@ -200,9 +215,10 @@ class DecodingConfig:
         for name in ("min_p", "fsd_alpha"):
             _require(self, name, lambda value: 0 <= value <= 1, "between 0 and 1")
         require_at_least(self, "num_beams", 1)
-        for name, reader in (("fsd_alpha", "fsd"), ("num_beams", "beam")):
-            if getattr(self, name) is not None and self.strategy != reader:
-                raise InputError(f"{flag(name)}: only --strategy {reader} reads it; this is {self.strategy}")
+        for name, readers in READ_BY.items():
+            if getattr(self, name) is not None and self.strategy not in readers:
+                who = " or ".join(filter(None, [", ".join(readers[:-1]), readers[-1]]))
+                raise InputError(f"{flag(name)}: only --strategy {who} reads it; this is {self.strategy}")
         if self.block_citations != 0:
             require_at_least(self, "block_citations", 2)
         _require_common(self)
@@ -215,7 +231,8 @@ class GenerateConfig:
     prompt: tuple[str, ...] = ()
     """Prompts to continue, typed."""
     prompts: str | None = None
-    """File, folder or zip with prompts; by default the held-out sequences of the run."""
+    """File, folder or zip with prompts, or - for standard input, a prompt a line; by default the held-out sequences of
+    the run."""
     count: int | None = None
     """Prompts that are used, from the first on; by default all."""
     max_new_tokens: int | None = None
@@ -228,7 +245,7 @@ class GenerateConfig:
     json: bool = False
     """Print one JSON object a completion, with its token ids."""
     modality: str | None = None
-    """Needed for a hub id only."""
+    """Needed for a hub id, and for the embedded base."""
     skip_bad: int = 0
     """Bad items of --prompts that are skipped and counted, at most."""
     allow_pickle_weights: bool = False
@@ -242,7 +259,11 @@ class GenerateConfig:
         for name in ("count", "max_new_tokens"):
             require_at_least(self, name, 1)
         _require(self, "interpolate", lambda value: 0 <= value <= 1, "between 0 and 1")
+        if self.prompt and self.prompts:
+            raise InputError("--prompt and --prompts: give one of them")
         _require_common(self)
+        if self.skip_bad and self.prompts in (None, STANDARD_INPUT):
+            raise InputError(f"--skip-bad {self.skip_bad}: only --prompts FILE has items that could be bad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,9 +304,9 @@ class ExportConfig:
     """Write a model and its codec into one file that another program reads."""
 
     format: str | None = None
-    """Name of the format: gguf (of llama.cpp); by default the first that the modality has."""
+    """gguf (of llama.cpp) or safetensors (weights in 8 bits that hypergen reads); by default the modality's first."""
     type: str | None = None
-    """As what weights are stored: f32, bf16 or q8_0 (about 8.5 bits a weight); by default the format's first."""
+    """As what weights are stored: f32, bf16 or q8_0 (about 8.5 bits a weight), int8; by default the format's first."""
     output: str | None = None
     """The file; by default RUN-TYPE with the format's suffix in the run's folder, else in the working folder."""
 
@@ -293,9 +314,14 @@ class ExportConfig:
         _require_common(self)
 
 
+def read_by(*verbs: str) -> dict[str, Any]:
+    """Say, as the `metadata` of a modality's option, that only these verbs read it."""
+    return {"verbs": verbs}
+
+
 def fill(config: Any, recipe: dict[str, Any]) -> Any:
     """Take every field of the dataclass that is None from `recipe`, where that has it; the user's values stay."""
-    names = {field.name for field in fields(config)} & recipe.keys()
+    names = {one.name for one in fields(config)} & recipe.keys()
     return replace(config, **{name: recipe[name] for name in names if getattr(config, name) is None})
 
 
@@ -326,7 +352,8 @@ def require_choice(config: Any, name: str, choices: Any) -> None:
     """Refuse a value that is not one of a `Literal`'s."""
     value, allowed = getattr(config, name), get_args(choices)
     if value not in allowed:
-        raise InputError(f"{flag(name)} {value!r}: must be {' or '.join(allowed)}")
+        near = did_you_mean(str(value), allowed)
+        raise InputError(f"{flag(name)} {value!r}: must be {' or '.join(allowed)}{near}")
 
 
 def _require(config: Any, name: str, is_allowed: Callable[[Any], bool], allowed: str) -> None:

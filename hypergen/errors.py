@@ -7,8 +7,9 @@ where Python called, they become keywords on the way out. Imports only the stand
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -88,3 +89,16 @@ def as_keywords(message: str) -> str:
     """Turn flags into keywords: `--max-new-tokens` -> `max_new_tokens`, `--no-native` -> `native=False`."""
     message = message.replace("--resume continues", "resume=True continues")  # a switch that is to be given
     return FLAG.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Suggest, as the end of a message, the allowed word that somebody meant; empty where none is near.
+
+    Initials count, too (`lr` for `learning-rate`), and beginnings.
+    """
+    bare = {one.lstrip("-"): one for one in allowed}
+    typed = word.lstrip("-").lower().replace("_", "-")
+    initials = [one for one in bare if "-" in one and "".join(part[:1] for part in one.split("-")) == typed]
+    longer = [one for one in bare if typed and one.startswith(typed)]
+    near = initials or longer or difflib.get_close_matches(typed, bare, 1)
+    return f"; did you mean {bare[near[0]]}?" if near else ""

@@ -11,11 +11,11 @@ Shape letters: N items, B batch, T tokens, P prompt, S completion, M originals, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,13 @@ class Metric:
     is_detail: bool = False
     """Shown on the page, not on a terminal."""
     is_verdict: bool = False
-    """A verdict may be about it; an adapter's own metric goes before the core's."""
+    """A verdict may be about it, where low is good; an adapter's own metric goes before the core's."""
+    is_summary: bool = False
+    """Shown in the short table that `fit` ends with; the metric of the verdict always is."""
+    better: Literal["lower", "higher"] | None = None
+    """Which way is better; None where neither is."""
+    plain: str = ""
+    """What it is a share of, in a word that needs no glossary ("looping"), for sentences; empty: its head does."""
 
 
 Metrics = Mapping[str, Metric]  # by name in a record, in the order of the columns
@@ -304,12 +310,26 @@ class Modality(Protocol):
         """Write one file an item into `folder`."""
         ...
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> Figure:
-        """Draw N prompts (P,) and columns of completions (N, S) by title, one row an example."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> Figure:
+        """Draw N prompts (P,) and columns of completions (N, S) by title, one row an example.
+
+        Args:
+            prompts: start token included.
+            columns: completions by title.
+            recited: by title, the rows (from 0) that recite the training set and stand out; None: nobody looked.
+        """
         ...
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Compute the cheap metrics that need the meaning of a token: (B, P), (B, S) -> name -> (B,), or () for all."""
+        """Compute the cheap metrics that need the meaning of a token: (B, P), (B, S) -> name -> (B,), or () for all.
+
+        A completion that has ended is filled up with end tokens, which do not count.
+        """
         ...
 
     def reference_metrics(self, training: Tensor, originals: Tensor) -> ReferenceMetrics:
@@ -382,7 +402,6 @@ class ExportFormat:
     """How its files end, with the dot."""
     types: tuple[str, ...]
     """As what weights may be stored; the first is the default."""
-    write: ExportWriter
 
 
 class Adapter(Protocol):
@@ -390,9 +409,11 @@ class Adapter(Protocol):
 
     The package has, beside it, a module `config`, importable without torch: `Settings` (its frozen dataclass of
     options), `PAPER_RECIPE` (values of those options for a model without a card), `SOURCES` (what `--data` may name, in
-    words), `NAMED_BASES` (names that `--model` takes, each with a `card` here), `MODEL_SUFFIXES` (how files that are a
-    model end, with the dot), `MODEL_FILES` (each makes a folder without `config.json` a model of this modality) and
-    `recognizes(config)` (whether the content of a `config.json` is of a model of this modality).
+    words), `BUILT_IN_SOURCES` (those that are no file), `NAMED_BASES` (names that `--model` takes, each with a `card`
+    here), `MODEL_SUFFIXES` (how files that are a model end, with the dot), `MODEL_FILES` (each makes a folder without
+    `config.json` a model of this modality), `EXPORT_FORMATS` (formats of other programs by name, `ExportFormat`; the
+    first is the default) and `recognizes(config)` (whether the content of a `config.json` is of a model of this
+    modality).
     """
 
     @property
@@ -436,8 +457,8 @@ class Adapter(Protocol):
         ...
 
     @property
-    def EXPORT_FORMATS(self) -> Mapping[str, ExportFormat]:
-        """File formats of other programs, by name, that its models are exported to; the first is the default."""
+    def EXPORT_WRITERS(self) -> Mapping[str, ExportWriter]:
+        """What writes each of the `EXPORT_FORMATS` of its `config`."""
         ...
 
     def read(self, *, source: str, settings: Any, skip_bad: int) -> Sequence[Item]:

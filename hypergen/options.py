@@ -1,32 +1,32 @@
 """Resolve the options that a user typed: the modality, the base, every value, the items.
 
-Everything here is checked before a model is loaded. An option that the modality does not have is refused by name.
+Everything here is checked before a model is loaded, most of it before torch is imported, which takes longer than all
+the rest of a wrong call. An option that the modality does not have is refused by name.
 After this no option is open because nobody filled it: a None that is left means "off" or "automatic".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypergen import registry
 from hypergen.config import HELD_OUT_SAMPLES, OWN, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig, fill, flag
-from hypergen.data.splits import split_items
-from hypergen.errors import InputError
-from hypergen.modality import Adapter, ExportFormat, Item
-from hypergen.objects import Objects, are_ids
+from hypergen.errors import InputError, did_you_mean
+from hypergen.modality import Adapter, Item
 from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
-from hypergen.training.batch_order import steps_per_epoch
-from hypergen.training.plan import Plan
+
+if TYPE_CHECKING:
+    from hypergen.objects import Objects
+    from hypergen.training.plan import Plan
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
 
@@ -89,14 +89,8 @@ def only_options(config_class: type[Config], config: Config | None, options: dic
     resolved, others = split_options(config_class, config, options)
     if others:
         name, known = min(others), [field.name for field in fields(config_class)]  # type: ignore[arg-type]
-        raise InputError(f"{flag(name)}: not an option of {verb}{_similar(name, known)}")
+        raise InputError(f"{flag(name)}: not an option of {verb}{did_you_mean(name, known)}")
     return resolved
-
-
-def _similar(name: str, known: Iterable[str]) -> str:
-    """Suggest the option that was meant; nothing where none is alike."""
-    found = get_close_matches(name, known, 1)
-    return f"; did you mean {flag(found[0])}?" if found else ""
 
 
 def refuse_empty(config: Any) -> None:
@@ -104,6 +98,14 @@ def refuse_empty(config: Any) -> None:
     for field in fields(config):
         if getattr(config, field.name) == "":
             raise InputError(f"{flag(field.name)}: is empty; leave it out for its default")
+
+
+def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of a modality that the verb does not read, and name the verbs that do."""
+    for field in fields(registry.settings_class(modality)):
+        verbs = field.metadata.get("verbs", (verb,))
+        if field.name in given and verb not in verbs:
+            raise InputError(f"{flag(field.name)}: only {' and '.join(verbs)} read{'s' * (len(verbs) == 1)} it")
 
 
 def make_settings(
@@ -125,7 +127,7 @@ def make_settings(
     for name in given.keys() - known:
         listed = f"not an option of modality '{modality}', which has {', '.join(sorted(known))}"
         verb = () if config_class is None else [field.name for field in fields(config_class)]
-        raise InputError(f"{flag(name)}: {listed}{_similar(name, [*known, *verb])}")
+        raise InputError(f"{flag(name)}: {listed}{did_you_mean(name, [*known, *verb])}")
     return fill(settings_class(**given), recipe)
 
 
@@ -153,6 +155,9 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
 
     Raises:
         InputError: nobody says it, it is not there any more, unfinished, or of another modality.
+
+    Returns:
+        What the adapter loads.
     """
     if not isinstance(base, str):
         raise InputError(f"{folder}: does not say which base it started from{hint}")
@@ -163,30 +168,34 @@ def base_of(folder: Path, base: object, name: str, hint: str = "") -> str:
         if path.is_absolute() and not path.exists():
             raise InputError(f"{folder}: its base {base} is not there{hint}")
         check_finished(path)
-    found = registry.identify(base)
+    source, found = registry.identify(base)
     if found not in (None, name):
         raise InputError(f"base {base}: is of modality '{found}', {folder} of '{name}'")
-    return base
+    return source
 
 
-def modality_of(asked: str | None, model: str | None) -> str:
+def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     """Determine the modality: the one that the user names or that the model tells.
+
+    Returns:
+        It, and the model as the adapter loads it (`registry.identify`), where there is one.
 
     Raises:
         InputError: neither tells, or the two differ.
     """
-    if model is not None and not registry.is_named(model):
-        check_finished(Path(model))
-    found = registry.identify(model) if model else None
-    if asked in registry.modalities() and model and registry.told(model) is None:
+    source, found = registry.identify(model) if model else (None, None)
+    if source is not None and not registry.is_named(source):
+        check_finished(Path(source))
+    if asked in registry.modalities() and source and registry.told(source) is None:
         found = asked  # a guess yields to the user
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.modalities())}")
-    return name
+        hint = "" if model else " (no other option is)"
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.modalities())}{hint}")
+    return name, source
 
 
 def _why_unknown(model: Path) -> str:
@@ -195,7 +204,8 @@ def _why_unknown(model: Path) -> str:
         return f"does not tell its modality{_what_is_inside(model)}"
     if model.is_file():
         return f"is a file, and none that is a model ({', '.join(registry.model_suffixes())})"
-    return "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    missing = "no such file" if model.suffix.lower() in registry.model_suffixes() else "no such folder"
+    return missing + did_you_mean(str(model), registry.all_named_bases())
 
 
 def _what_is_inside(folder: Path) -> str:
@@ -210,16 +220,20 @@ def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RECORD, "config.json"))
 
 
-def stored_settings(source: str, asked: str | None, given: dict[str, Any]) -> tuple[str, Any]:
+def stored_settings(model: str, asked: str | None, given: dict[str, Any]) -> tuple[str, str, Any]:
     """Read modality and settings of a run, base or hub model from its record, with what the user gave on top.
 
     A setting that neither has stays open, so that the adapter can take what suits the model.
+
+    Returns:
+        The model as the adapter loads it (`registry.identify`), its modality, and the settings.
     """
-    name = modality_of(asked, source)
+    name, found = modality_of(asked, model)
+    source = found or model
     stored = read_record(source).get("settings", {})
     if not isinstance(stored, dict):
         raise InputError(f"{Path(source) / RECORD}: 'settings' must hold an object")
-    return name, make_settings(name, stored | given, {})
+    return source, name, make_settings(name, stored | given, {})
 
 
 def read_record(source: str) -> dict[str, Any]:
@@ -232,23 +246,26 @@ def read_card(adapter: Adapter, modality: str, model: str | None) -> Mapping[str
     return read_record(embedded_base(modality)) if model is None else adapter.card(source=model)
 
 
-def fit_recipe(card: Mapping[str, Any], data: str, modality: str) -> dict[str, Any]:
-    """Choose the recipe for a base: its card's values for this kind of data, else the paper's."""
+def fit_recipe(card: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Choose the recipe for a base: its card's values for this kind of data, else the paper's.
+
+    A modality's own options that the card leaves open stay so: the adapter takes what suits the model.
+    """
     recipes = card.get("fit", {})
     of_card: dict[str, Any] = recipes.get(data, recipes.get("data", {}) if data != OWN else {})
-    return PAPER_RECIPE | registry.paper_recipe(modality) | of_card
+    return PAPER_RECIPE | of_card
 
 
 def read_items(
-    adapter: Adapter,
-    settings: Any,
-    config: FitConfig,
-    objects: Objects = Objects(),  # noqa: B008 (frozen)
+    adapter: Adapter, settings: Any, config: FitConfig, objects: Objects
 ) -> tuple[Sequence[Item] | None, Sequence[Item] | None]:
     """Read training and held-out items; None where they are sampled from the base."""
 
     def read(option: str, source: str) -> Sequence[Item]:
         return objects.read(adapter, option, source, settings, config.skip_bad)
+
+    from hypergen.data.splits import split_items
+    from hypergen.objects import are_ids
 
     items = None if config.data == OWN else read("data", config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
@@ -271,6 +288,9 @@ def num_held_out(config: FitConfig) -> int:
 
 def fit_plan(config: ResolvedFit, count: int) -> Plan:
     """Plan the hyperfitting of `count` sequences."""
+    from hypergen.training.batch_order import steps_per_epoch
+    from hypergen.training.plan import Plan
+
     per_epoch = steps_per_epoch(count, config.batch_size)
     every = config.checkpoint_every
     return Plan(
@@ -292,6 +312,8 @@ def fit_plan(config: ResolvedFit, count: int) -> Plan:
 
 def pretrain_plan(config: PretrainConfig) -> Plan:
     """Plan the training of a new base: all layers, no stop but the steps."""
+    from hypergen.training.plan import Plan
+
     return Plan(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -313,7 +335,7 @@ def pretrain_plan(config: PretrainConfig) -> Plan:
 class ResolvedExport:
     """Hold the options of an export, none of them open."""
 
-    format: ExportFormat
+    format: str
     type: str
     file: Path
 
@@ -329,7 +351,7 @@ class ResolvedExport:
         Raises:
             InputError: the modality has no such format, the format no such type, or the file is there already.
         """
-        formats = registry.adapter(modality).EXPORT_FORMATS
+        formats = registry.export_formats(modality)
         name = config.format or next(iter(formats), None)
         if name is None or name not in formats:
             where = "export" if name is None else f"--format {name}"
@@ -340,7 +362,7 @@ class ResolvedExport:
             raise InputError(f"--type {kind}: must be {' or '.join(types)}")
         file = _export_file(source, kind, formats[name].suffix) if config.output is None else Path(config.output)
         _check_export_file(file, formats[name].suffix)
-        return cls(formats[name], kind, file)
+        return cls(name, kind, file)
 
 
 def _export_file(source: Path, kind: str, suffix: str) -> Path:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from hypergen import registry
+from hypergen.config import FitConfig, flag
 from hypergen.data.hub import HUB, HUB_ID
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
 from hypergen.modality import Figure, Modality
 from hypergen.report.columns import Columns
 from hypergen.report.model_card import CardFacts, model_card
-from hypergen.report.page import curves, page
+from hypergen.report.page import Head, curves, page
+from hypergen.report.trade_off import way_of
+from hypergen.report.verdicts import Verdict, titled
 from hypergen.runtime.redaction import redact
 from hypergen.storage.file_names import CARD, HELD_OUT_TOKENS, RECORD, REPORT, SAMPLES, TRAINING_TOKENS
 from hypergen.storage.metrics_log import read_metrics
 from hypergen.storage.token_files import save_tokens
+
+NO_RECIPE = ("output", "resume", "checkpoint_every")  # options that a run made again has no use for
 
 
 def write_run(temporary: Path, folder: Path, modality: Modality, compare: Comparison, facts: dict[str, Any]) -> None:
@@ -40,14 +47,52 @@ def report_page(folder: Path, facts: dict[str, Any], figure: Figure) -> str:
     shown |= {"seconds": round(facts["training"]["seconds"], 1), "compared": facts["compared"]}
     columns = Columns.of(registry.adapter(facts["modality"]).METRICS)
     log = [{"epoch": 0} | facts["look_before"], *read_metrics(folder)]
+    verdict = Verdict.of_record(facts)
+    head = Head(
+        facts={
+            "model": _base_name(facts),
+            "data": facts["config"]["data"],
+            "training": f"{facts['training']['epochs']} epochs in {facts['training']['seconds']:,.0f} s",
+            "machine": facts["machine"]["device"],
+            **({"date": facts["date"]} if "date" in facts else {}),
+        },
+        command=fit_command(facts),
+        verdict=verdict,
+    )
     return page(
         f"hypergen: {folder.name}",
-        facts["comparison"],
+        titled(facts["comparison"], verdict),
         columns,
+        head=head,
         facts=shown,
         curves=curves(log),
+        way=way_of(log),
         figure=figure.html(),
     )
+
+
+def fit_command(facts: dict[str, Any], **changes: Any) -> str:
+    """Write the command that makes a run again: every option that is not the default, those of its recipe among them.
+
+    Args:
+        facts: of the run.
+        changes: fields with other values.
+    """
+    options = {**facts["settings"], **facts["config"], **changes}
+    known = [*fields(FitConfig), *fields(registry.settings_class(facts["modality"]))]
+    words = ["hypergen", "fit"]
+    for one in known:
+        value = options.get(one.name)
+        default = one.default if one.default is not MISSING else None
+        if one.name not in NO_RECIPE and value is not None and value != default:
+            words += _as_arguments(one.name, value)
+    return shlex.join(words)
+
+
+def _as_arguments(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name if value else f"no_{name}")]
+    return [flag(name), *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def run_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
@@ -89,8 +134,7 @@ def base_recipe(facts: dict[str, Any]) -> dict[str, str | float]:
 
 def run_card(folder: Path, facts: dict[str, Any]) -> str:
     """Render `README.md` of a run; local bases and data appear by name, since a card is for others to read."""
-    is_embedded = facts["base"] == facts["modality"]
-    base = f"{facts['modality']} base of hypergen" if is_embedded else _public(facts["base"])
+    base = _base_name(facts)
     recipe = run_recipe(facts) | {"base": base, "data": _public(facts["config"]["data"])}
     base = facts["base_card"].get("base_model", base)
     return _card(
@@ -100,6 +144,7 @@ def run_card(folder: Path, facts: dict[str, Any]) -> str:
         base=base,
         base_card=facts["base_card"],
         records=facts["comparison"],
+        verdict=Verdict.of_record(facts),
         compared=facts["compared"],
     )
 
@@ -130,6 +175,12 @@ def _card(folder: Path, facts: dict[str, Any], recipe: dict[str, str | float], *
         **others,
     )
     return model_card(card)
+
+
+def _base_name(facts: dict[str, Any]) -> str:
+    """Name the base for others to read: a local one without its path."""
+    is_embedded = facts["base"] == facts["modality"]
+    return f"{facts['modality']} base of hypergen" if is_embedded else _public(facts["base"])
 
 
 def _datasets(source: str) -> list[str]:

@@ -8,21 +8,24 @@ stand the ones that other distributions declare as entry points of the group `hy
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hypergen.config import DecodingConfig, FitConfig, GenerateConfig, PretrainConfig
-from hypergen.errors import InputError, in_keywords
+from hypergen.data.hub import snapshot
+from hypergen.errors import InputError, did_you_mean, in_keywords
 from hypergen.runtime.console import first_line, warn
+from hypergen.storage.atomic import disk_errors
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
-    from hypergen.modality import Adapter
+    from hypergen.modality import Adapter, ExportFormat
 
 OWN = {"text": "hypergen.text", "image": "hypergen.image"}  # the first takes what no other one recognizes
 ENTRY_POINTS = "hypergen.modalities"  # group of the entry points: a name, and the package
@@ -30,9 +33,11 @@ OF_CONFIG = (
     "Settings",
     "PAPER_RECIPE",
     "SOURCES",
+    "BUILT_IN_SOURCES",
     "NAMED_BASES",
     "MODEL_SUFFIXES",
     "MODEL_FILES",
+    "EXPORT_FORMATS",
     "recognizes",
 )  # what a package's `config` has
 
@@ -129,6 +134,16 @@ def sources(name: str) -> str:
     return str(_config(name).SOURCES)
 
 
+def built_in_sources(name: str) -> tuple[str, ...]:
+    """List the sources of items that come with the modality and are no file."""
+    return tuple(_config(name).BUILT_IN_SOURCES)
+
+
+def export_formats(name: str) -> Mapping[str, ExportFormat]:
+    """Return the file formats of other programs, by name, that the modality's models are exported to."""
+    return cast("Mapping[str, ExportFormat]", _config(name).EXPORT_FORMATS)
+
+
 def named_bases(name: str) -> tuple[str, ...]:
     """List the bases of the modality that have a name of their own; `--model` takes it, whatever lies in the folder."""
     return tuple(_config(name).NAMED_BASES)
@@ -136,7 +151,12 @@ def named_bases(name: str) -> tuple[str, ...]:
 
 def is_named(source: str | Path) -> bool:
     """Tell a named base from a folder, a file or a hub id."""
-    return any(str(source) in named_bases(name) for name in modalities())
+    return str(source) in all_named_bases()
+
+
+def all_named_bases() -> tuple[str, ...]:
+    """List the named bases of all modalities."""
+    return tuple(base for name in modalities() for base in named_bases(name))
 
 
 def model_suffixes() -> tuple[str, ...]:
@@ -144,12 +164,30 @@ def model_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in modalities() for suffix in _config(name).MODEL_SUFFIXES)
 
 
-def identify(source: str | Path) -> str | None:
-    """Tell the modality of a model, where anything tells; the first one takes a `config.json` that no other knows."""
-    found = told(source)
-    if found is None and (config := read_optional(Path(source) / "config.json")) is not None:
-        return recognized(config)
-    return found
+class Identified(NamedTuple):
+    """Name a model as adapters load it, and its modality."""
+
+    source: str
+    """What was given; of a folder of the hub's cache the snapshot in it."""
+    modality: str | None
+    """None where nothing tells."""
+
+
+def identify(source: str | Path) -> Identified:
+    """Find a model and its modality, before anything of it is read; every source that a user names passes here.
+
+    Raises:
+        InputError: a folder of the hub's cache has no snapshot, or a file that tells the modality cannot be read.
+    """
+    found = snapshot(str(source))
+    with disk_errors(Path(found)):
+        return Identified(found, told(found) or _guessed(found))
+
+
+def _guessed(source: str) -> str | None:
+    """Guess the modality: the first one takes a `config.json` that no other one knows."""
+    config = read_optional(Path(source) / "config.json")
+    return None if config is None else recognized(config)
 
 
 def told(source: str | Path) -> str | None:
@@ -185,5 +223,6 @@ def _config(name: str) -> ModuleType:
 def _package(name: str) -> str:
     known = modalities()
     if name not in list(known):  # a record may hold anything
-        raise InputError(f"modality '{name}': allowed are {', '.join(known)}")
+        near = did_you_mean(str(name), known)
+        raise InputError(f"modality '{name}': allowed are {', '.join(known)}{near}")
     return known[name]

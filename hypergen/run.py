@@ -11,13 +11,13 @@ from html import escape
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from hypergen import registry
 from hypergen.config import DecodingConfig, ExportConfig
-from hypergen.data.loss_mask import cut_prompts
+from hypergen.data.loss_mask import cut_originals, cut_prompts, num_completed
 from hypergen.decoding.completion_journal import BatchStore, no_store
+from hypergen.decoding.end_tokens import stack
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
 from hypergen.errors import InputError
@@ -28,6 +28,7 @@ from hypergen.modality import Item, Modality
 from hypergen.objects import is_table, rows_of
 from hypergen.options import ResolvedExport, base_of, make_settings, only_options, read_record, split_options
 from hypergen.report.columns import Columns
+from hypergen.report.verdicts import Verdict
 from hypergen.runtime.devices import pick_device
 from hypergen.runtime.progress import track
 from hypergen.storage.atomic import write_file
@@ -79,6 +80,11 @@ class Run:
     def to_dataframe(self) -> Any:
         """Make a pandas DataFrame of `records`, flat."""
         return self.records.to_dataframe()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the run is hyperfitted, in sentences (`print(run.verdict)`); None for a base."""
+        return Verdict.of_record(self.record)
 
     def tokens(self, name: str = TRAINING_TOKENS) -> Tensor:
         """Read stored sequences (N, T): the training set, or the held-out ones (HELD_OUT_TOKENS).
@@ -167,6 +173,7 @@ class Run:
         max_new_tokens: int | None = None,
         *,
         batch_store: BatchStore = no_store,
+        on_tokens: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Complete rows of `prompt_rows`: -> (B, S) ids.
 
@@ -175,6 +182,7 @@ class Run:
             decoding: the strategy.
             max_new_tokens: None is the modality's choice.
             batch_store: keeps completed batches (`completion_journal`); by default nothing does.
+            on_tokens: is shown the completions of a batch so far (B, S) after each token; a search shows none.
         """
         model = self.modality.model
         citations = None
@@ -191,6 +199,7 @@ class Run:
             end_tokens=self.modality.end_tokens,
             citations=citations,
             batch_store=batch_store,
+            on_tokens=on_tokens,
         )
 
     @speaks_python()
@@ -214,7 +223,8 @@ class Run:
             allow_pickle_weights=allow_pickle_weights,
         )
         model = interpolated(base.model, self.modality.model, alpha)
-        record = {key: value for key, value in self.record.items() if key != "comparison"}  # which is of the run itself
+        of_run = ("comparison", "verdict", "example")  # of the run itself
+        record = {key: value for key, value in self.record.items() if key not in of_run}
         return Run(self.folder, self.modality.with_model(model), record | {"interpolated": alpha})
 
     @speaks_python(ExportKeywords)
@@ -233,7 +243,7 @@ class Run:
         """
         given = only_options(ExportConfig, config, dict(options), "export")
         resolved = ResolvedExport.of(given, self.modality.name, self.folder)
-        write, title = resolved.format.write, resolved.file.stem
+        write, title = registry.adapter(self.modality.name).EXPORT_WRITERS[resolved.format], resolved.file.stem
         write_file(resolved.file, lambda file: write(self.modality, file, type=resolved.type, title=title))
         return resolved.file
 
@@ -249,14 +259,18 @@ class Run:
         Returns:
             A PIL picture for images, an HTML fragment for text, which shows itself in a notebook.
         """
-        decoding, others = split_options(DecodingConfig, None, {"stop_at_end": False, **options})
-        modality = self._with_settings(others)
         held_out, loss_mask = self.tokens(HELD_OUT_TOKENS)[:rows], self.loss_mask(HELD_OUT_TOKENS)
-        prompts = list(cut_prompts(modality, held_out, None if loss_mask is None else loss_mask[:rows]))
-        num_left = held_out.shape[1] - max(map(len, prompts))
-        completions = self.complete(prompts, decoding, num_left)
-        originals = [row[len(prompt) :][:num_left] for row, prompt in zip(held_out, prompts, strict=True)]
-        columns = {"completion": completions, "original": torch.stack(originals)}
+        loss_mask = None if loss_mask is None else loss_mask[:rows]
+        are_answers = loss_mask is not None
+        decoding, others = split_options(DecodingConfig, None, {"stop_at_end": are_answers, **options})
+        modality = self._with_settings(others)
+        prompts = list(cut_prompts(modality, held_out, loss_mask))
+        num_left = num_completed(prompts, held_out.shape[1], modality.model.context_length)
+        originals = cut_originals(held_out, loss_mask, prompts, num_left)
+        columns = {
+            "completion": self.complete(prompts, decoding, num_left),
+            "original": stack(originals, modality.end_tokens if are_answers else ()),
+        }
         return self.modality.comparison_figure(prompts=prompts, columns=columns).content
 
     def _with_settings(self, changes: dict[str, Any]) -> Modality:

@@ -54,7 +54,7 @@ def check_constants(config: Any, adapter: Adapter) -> None:
     """Check what a package declares besides functions."""
     assert all(isinstance(one, Metric) and one.head and one.meaning for one in adapter.METRICS.values())
     assert set(config.PAPER_RECIPE) <= set(config.Settings.__dataclass_fields__)
-    suffixes = (*config.MODEL_SUFFIXES, *(one.suffix for one in adapter.EXPORT_FORMATS.values()))
+    suffixes = (*config.MODEL_SUFFIXES, *(one.suffix for one in config.EXPORT_FORMATS.values()))
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes), suffixes
     assert adapter.card(source="no/such-base") == {}
 
@@ -245,7 +245,8 @@ def check_exchange(modality: Modality, items: Sequence[Item], tokens: Tensor) ->
 
 def check_figure(modality: Modality, prompts: Tensor, completions: Tensor) -> None:
     """Check that a figure is a fragment of a page and maybe files, and that rendered items are text or are not."""
-    figure = modality.comparison_figure(list(prompts), {"one": completions})
+    figure = modality.comparison_figure(list(prompts), {"one": completions}, recited={"one": [0]})
+    assert figure.html() != modality.comparison_figure(list(prompts), {"one": completions}).html()
     assert figure.content is not None and figure.html().lstrip().startswith("<")
     with tempfile.TemporaryDirectory() as folder:
         files = figure.save(Path(folder))

@@ -431,3 +431,12 @@ def test_a_comparison_is_short_in_a_console_and_a_table_in_a_notebook(fitted):
     assert repr(compared.records).startswith(f"<{count} records: base greedy, ") and len(repr(compared.records)) < 500
     pytest.importorskip("pandas")
     assert list(compared.to_dataframe().index) == [record["name"] for record in compared.records]
+
+
+def test_held_out_samples_are_counted_before_a_training_set_is_drawn(toy_base, tmp_path, monkeypatch):
+    def sample(*_, **__):
+        raise AssertionError("a training set was drawn")
+
+    monkeypatch.setattr(api, "sample_training_set", sample)
+    with pytest.raises(InputError, match=r"^held_out_samples 100000: there are \d+ prompts that"):
+        fit(toy_base, tmp_path / "run", data="self", held_out_samples=100_000)

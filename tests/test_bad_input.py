@@ -47,7 +47,7 @@ def test_no_such_model(model, refused_fit, tmp_path):
 def test_an_empty_value_is_not_the_default(refused_fit, refused):
     for name in ("--model", "--data", "--prompts", "--output", "--modality"):
         assert f"{name}: is empty" in refused_fit(name, "")
-    assert "--run: is empty" in refused("generate", "", "--prompt", "a")
+    assert "RUN: is empty" in refused("generate", "", "--prompt", "a")
     assert "--output: is empty" in refused("evaluate", "RUN", "--output", "")
 
 
@@ -86,7 +86,7 @@ BAD_DECODING = {
 
 @pytest.mark.parametrize("arguments", BAD_DECODING)
 def test_bad_decoding(arguments, refused, text_base):
-    common = ["generate", text_base, "--sequence-length", "16", "--prompt-length", "4", "--device", "cpu"]
+    common = ["generate", text_base, "--prompt-length", "4", "--device", "cpu"]
     assert BAD_DECODING[arguments] in refused(*common, "--prompt", "one", "two", *arguments.split())
 
 

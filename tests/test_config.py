@@ -3,11 +3,22 @@
 import math
 from dataclasses import fields, is_dataclass
 from inspect import getsource
+from typing import get_args
 
 import pytest
 
 from hypergen import config
-from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, GenerateConfig, PretrainConfig, fill, flag
+from hypergen.config import (
+    READ_BY,
+    DecodingConfig,
+    EvaluateConfig,
+    FitConfig,
+    GenerateConfig,
+    PretrainConfig,
+    StrategyName,
+    fill,
+    flag,
+)
 from hypergen.errors import InputError
 
 REQUIRED = {PretrainConfig: {"modality": "text", "data": "a.txt", "output": "base"}}
@@ -94,8 +105,8 @@ def test_every_field_says_what_it_is(kind):
 
 
 def test_limits_themselves_are_allowed():
-    assert DecodingConfig(min_p=0) and DecodingConfig(min_p=1)
-    assert DecodingConfig(top_p=1, temperature=1e-9, top_k=1, block_citations=2, seed=2**63 - 1)
+    assert DecodingConfig(strategy="min-p", min_p=0) and DecodingConfig(strategy="min-p", min_p=1)
+    assert DecodingConfig(strategy="top-p", top_p=1, temperature=1e-9, top_k=1, block_citations=2, seed=2**63 - 1)
     assert FitConfig(target_loss=0, target_accuracy=1, last_layers=0, device="cuda:3", precision="bf16")
     assert FitConfig(learning_rate=1)
 
@@ -143,3 +154,28 @@ def test_interpolations_are_sorted_and_counted_once():
 def test_an_interpolation_is_a_share(alpha):
     with pytest.raises(InputError, match=r"^--interpolate .*: must be between 0 and 1$"):
         GenerateConfig(interpolate=alpha)
+
+
+@pytest.mark.parametrize("name", READ_BY)
+@pytest.mark.parametrize("strategy", get_args(StrategyName))
+def test_an_option_that_a_strategy_does_not_read_is_refused(name, strategy):
+    value = 1 if name in ("top_k", "num_beams") else 0.5
+    if strategy in READ_BY[name]:
+        assert getattr(DecodingConfig(strategy=strategy, **{name: value}), name) == value
+        return
+    with pytest.raises(InputError, match=rf"^{flag(name)}: only --strategy .* reads it; this is {strategy}$"):
+        DecodingConfig(strategy=strategy, **{name: value})
+
+
+def test_prompts_come_from_one_place_and_bad_items_from_files():
+    with pytest.raises(InputError, match=r"^--prompt and --prompts: give one of them$"):
+        GenerateConfig(prompt=("a",), prompts="b.txt")
+    for prompts in (None, "-"):
+        with pytest.raises(InputError, match=r"^--skip-bad 1: only --prompts FILE has items that could be bad$"):
+            GenerateConfig(prompts=prompts, skip_bad=1)
+    assert GenerateConfig(prompts="b.txt", skip_bad=1).skip_bad == 1
+
+
+def test_a_choice_that_is_nearly_one_is_suggested():
+    with pytest.raises(InputError, match=r"; did you mean top-p\?$"):
+        DecodingConfig(strategy="top_p")

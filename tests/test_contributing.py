@@ -37,6 +37,8 @@ FILTER = {
     ],
     "config.py": [
         ('"min-p", "fsd", "beam"]', '"min-p", "fsd", "beam", "top-sigma"]'),
+        ('"top-p", "min-p")\n', '"top-p", "min-p", "top-sigma")\n'),
+        ('    "min_p": SAMPLING,\n', '    "min_p": SAMPLING,\n    "top_sigma": SAMPLING,\n'),
         (
             "    fsd_alpha: float | None = None\n",
             '    top_sigma: float | None = None\n    """Width."""\n    fsd_alpha: float | None = None\n',

@@ -74,3 +74,18 @@ def test_a_failure_of_the_command_line_leaves_python_its_own_words():
 def test_bad_input_is_a_value_error_for_python():
     with pytest.raises(ValueError, match="a line"):
         raise errors.InputError("a line")
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("fti", "; did you mean fit?"),
+        ("--lr", "; did you mean --learning-rate?"),
+        ("--learn", "; did you mean --learning-rate?"),
+        ("Top_P", "; did you mean top-p?"),
+        ("xyzzy", ""),
+        ("", ""),
+    ],
+)
+def test_a_typo_gets_a_suggestion(word, said):
+    assert errors.did_you_mean(word, ["fit", "--learning-rate", "top-p", "--last-layers"]) == said

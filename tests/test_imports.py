@@ -28,7 +28,7 @@ ALLOWED = {
     "runtime": (*FOUNDATION, "runtime"),
     "storage": (*FOUNDATION, "kernels", "runtime", "storage"),
     "data": SUPPORT,
-    "report": ("report", "runtime.console", "modality"),
+    "report": ("report", "runtime.console", "modality", "config"),
     "training": (*SUPPORT, "training"),
     "decoding": (*SUPPORT, "decoding"),
     "text": (*WORK, "text"),
@@ -37,12 +37,13 @@ ALLOWED = {
     "registry": (*SUPPORT, "registry"),
     "testing": (*FOUNDATION, "registry"),
     "options": (*WORK, "evaluation", "registry", "objects"),
+    "checks": (*SUPPORT, "registry", "options"),
     "keywords": ("config", "errors", "runtime.progress"),
     "objects": (*SUPPORT, "registry"),
     "publish": (*WORK, "evaluation", "report", "registry"),
     "run": (*WORK, "evaluation", "report", "registry", "objects", "options", "keywords"),
-    "api": (*WORK, "evaluation", "report", "registry", "objects", "options", "keywords", "publish", "run"),
-    "cli": (*WORK, "evaluation", "report", "registry", "options", "publish", "run", "api", "cli"),
+    "api": (*WORK, "evaluation", "report", "registry", "objects", "options", "checks", "keywords", "publish", "run"),
+    "cli": (*WORK, "evaluation", "report", "registry", "options", "checks", "publish", "run", "api", "cli"),
     "__main__": ("cli",),
 }
 LIBRARIES_OF_A_MODALITY = ("transformers", "diffusers", "PIL", "tokenizers", "torchvision")
@@ -53,7 +54,10 @@ FORBIDDEN_LIBRARIES = {
 }
 STANDARD_LIBRARY_ONLY = ("config", "errors", "text.config", "image.config")
 TORCH_ONLY = "kernels"
-LIGHT = ("hypergen", "hypergen.config", "hypergen.modality", "hypergen.text.config", "hypergen.cli.main")
+LIGHT = (
+    *("hypergen", "hypergen.config", "hypergen.modality", "hypergen.text.config"),
+    *("hypergen.options", "hypergen.checks", "hypergen.cli.main"),
+)
 
 
 def files_of(package):
@@ -175,7 +179,7 @@ def test_libraries(name):
         assert roots <= sys.stdlib_module_names | {"torch"}
     if name in STANDARD_LIBRARY_ONLY:
         assert roots <= sys.stdlib_module_names
-        assert own_modules(names, FILES) <= {"config", "errors"}
+        assert own_modules(names, FILES) <= {"config", "errors", "modality"}
 
 
 @pytest.mark.parametrize(

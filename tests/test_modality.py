@@ -61,8 +61,11 @@ def test_the_module_has_the_constants(name):
     assert adapter.DEFAULT_PROMPTS is None or isinstance(adapter.DEFAULT_PROMPTS, str)
     assert adapter.PIPELINE_TAG is None or isinstance(adapter.PIPELINE_TAG, str)
     assert isinstance(adapter.LIBRARY_NAME, str) and compile(adapter.LOADING, "card", "exec")
-    for one in adapter.EXPORT_FORMATS.values():
-        assert one.suffix == one.suffix.lower() and one.suffix[0] == "." and one.types and callable(one.write)
+    assert config.EXPORT_FORMATS.keys() == adapter.EXPORT_WRITERS.keys()
+    for one in config.EXPORT_FORMATS.values():
+        assert one.suffix == one.suffix.lower() and one.suffix[0] == "." and one.types
+    assert all(map(callable, adapter.EXPORT_WRITERS.values()))
+    assert all(isinstance(source, str) for source in config.BUILT_IN_SOURCES)
     assert registry.paper_recipe(name).keys() <= config.Settings.__dataclass_fields__.keys()
     assert registry.sources(name)
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in config.MODEL_SUFFIXES)

@@ -10,6 +10,7 @@ import pytest
 from hypergen import options, registry
 from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig
 from hypergen.errors import InputError
+from hypergen.objects import Objects
 from tests.toy.config import Settings
 
 RECIPE = PAPER_RECIPE | {"sequence_length": 256}
@@ -71,14 +72,15 @@ def test_an_option_of_another_modality_is_refused_by_name(modality, option):
 )
 def test_a_folder_tells_its_modality(name, content, expected, tmp_path):
     folder = record(tmp_path, content, name)
-    assert options.modality_of(None, folder) == options.modality_of(expected, folder) == expected
+    assert options.modality_of(None, folder) == options.modality_of(expected, folder) == (expected, folder)
     with pytest.raises(InputError, match=f"is of modality '{expected}'$"):
         options.modality_of("other", folder)
 
 
 def test_the_user_wins_over_a_guess_and_over_nothing_else(tmp_path):
     folder = record(tmp_path, {"hidden_size": 8}, "config.json")
-    assert options.modality_of("toy", folder) == "toy" and options.modality_of(None, folder) == "text"
+    assert options.modality_of("toy", folder) == ("toy", folder)
+    assert options.modality_of(None, folder) == ("text", folder)
     record(tmp_path, {"modality": "text"})
     with pytest.raises(InputError, match=f"^--modality toy: {folder} is of modality 'text'$"):
         options.modality_of("toy", folder)
@@ -86,13 +88,14 @@ def test_the_user_wins_over_a_guess_and_over_nothing_else(tmp_path):
 
 def test_what_hypergen_wrote_wins_over_the_architecture(tmp_path):
     record(tmp_path, {"model_type": "llama"}, "config.json")
-    assert registry.identify(tmp_path) == "text"
+    assert registry.identify(tmp_path).modality == "text"
     record(tmp_path, {"modality": "toy"})
-    assert registry.identify(tmp_path) == "toy"
+    assert registry.identify(tmp_path).modality == "toy"
 
 
 def test_a_hub_id_takes_what_is_asked():
-    assert options.modality_of("text", "some/model") == "text"
+    assert options.modality_of("text", "some/model") == ("text", "some/model")
+    assert options.modality_of("text", None) == ("text", None)
 
 
 @pytest.mark.parametrize("model, said", [(None, "^--modality is needed"), ("x/y", "^x/y: no such folder; --modality")])
@@ -113,7 +116,7 @@ def test_a_named_base_and_a_file_tell_theirs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toy").write_text("")
     for model in ("toy-zero", "a.toy"):
-        assert options.modality_of(None, model) == "toy"
+        assert options.modality_of(None, model) == ("toy", model)
         with pytest.raises(InputError, match=f"^--modality text: {model} is of modality 'toy'$"):
             options.modality_of("text", model)
 
@@ -122,7 +125,7 @@ def test_nothing_is_read_from_a_folder_that_is_called_like_a_base(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy-zero" / "checkpoints").mkdir(parents=True)  # as of an unfinished run
     record(tmp_path / "toy-zero", {"modality": "image"})
-    assert options.modality_of(None, "toy-zero") == "toy" and options.read_record("toy-zero") == {}
+    assert options.modality_of(None, "toy-zero") == ("toy", "toy-zero") and options.read_record("toy-zero") == {}
 
 
 def test_an_empty_folder_does_not_tell(tmp_path):
@@ -158,8 +161,17 @@ def test_a_record_with_a_modality_that_does_not_exist(modality, tmp_path):
 
 def test_stored_settings_with_what_the_user_gave_on_top(tmp_path):
     folder = record(tmp_path, {"modality": "toy", "settings": {"modulus": 8, "prompt_length": 5}})
-    name, settings = options.stored_settings(folder, None, {"prompt_length": 6})
-    assert (name, settings) == ("toy", Settings(modulus=8, prompt_length=6))
+    found = options.stored_settings(folder, None, {"prompt_length": 6})
+    assert found == (folder, "toy", Settings(modulus=8, prompt_length=6))
+
+
+def test_the_snapshot_in_a_folder_of_the_hub_s_cache_is_what_is_loaded(tmp_path):
+    cached = tmp_path / "models--org--name"
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    snapshot = record(cached / "snapshots" / "abc", {"modality": "toy", "settings": {"modulus": 8}})
+    assert options.modality_of(None, str(cached)) == ("toy", snapshot)
+    assert options.stored_settings(str(cached), None, {}) == (snapshot, "toy", Settings(modulus=8))
+    assert options.base_of(tmp_path, str(cached), "toy") == snapshot
 
 
 @pytest.mark.parametrize("settings", [3, [1], {"nonsense": 1}, {"prompt_length": None, "x": 1}])
@@ -180,19 +192,18 @@ def test_an_unknown_modality_and_one_without_a_base():
 
 def test_the_card_says_what_suits_its_data_and_the_paper_the_rest():
     card = {"fit": {"self": {"epochs": 3}, "data": {"epochs": 5}, "stories": {"epochs": 7}}}
-    epochs = {data: options.fit_recipe(card, data, "image")["epochs"] for data in ("self", "stories", "mine.txt")}
+    epochs = {data: options.fit_recipe(card, data)["epochs"] for data in ("self", "stories", "mine.txt")}
     assert epochs == {"self": 3, "stories": 7, "mine.txt": 5}
-    assert options.fit_recipe(card, "self", "image")["learning_rate"] == PAPER_RECIPE["learning_rate"]
+    assert options.fit_recipe(card, "self")["learning_rate"] == PAPER_RECIPE["learning_rate"]
     for card in ({}, {"fit": {"data": {"epochs": 5}}}):
-        assert options.fit_recipe(card, "self", "image") == PAPER_RECIPE
-        assert options.fit_recipe(card, "self", "text") == PAPER_RECIPE | {"sequence_length": 256}
+        assert options.fit_recipe(card, "self") == PAPER_RECIPE
 
 
 def test_the_embedded_and_the_named_bases_have_cards(tmp_path):
     toy = registry.adapter("toy")
     assert options.read_card(registry.adapter("text"), "text", None)["fit"]["self"]
     named = options.read_card(toy, "toy", "toy-zero")
-    assert {data: options.fit_recipe(named, data, "toy")["epochs"] for data in ("self", "numbers")} == {
+    assert {data: options.fit_recipe(named, data)["epochs"] for data in ("self", "numbers")} == {
         "self": 2,
         "numbers": 3,
     }
@@ -225,13 +236,13 @@ class Reader:
     ],
 )
 def test_where_training_and_held_out_items_come_from(data, prompts, expected):
-    items = options.read_items(Reader, None, FitConfig(data=data, prompts=prompts))
+    items = options.read_items(Reader, None, FitConfig(data=data, prompts=prompts), Objects())
     assert tuple(part and part[0] for part in items) == expected
 
 
 def test_own_samples_on_both_sides_where_a_modality_has_no_prompts(monkeypatch):
     monkeypatch.setattr(Reader, "DEFAULT_PROMPTS", None)
-    assert options.read_items(Reader, None, FitConfig(data="self")) == (None, None)
+    assert options.read_items(Reader, None, FitConfig(data="self"), Objects()) == (None, None)
 
 
 # What a verb works on.
@@ -316,7 +327,7 @@ def exported(source, modality="toy", **options_given):
 
 def test_an_export_has_the_first_format_and_type(tmp_path):
     resolved = exported(tmp_path)
-    assert resolved.format is registry.adapter("toy").EXPORT_FORMATS["sizes"] and resolved.type == "count"
+    assert (resolved.format, resolved.type) == ("sizes", "count")
     assert resolved.file == tmp_path / f"{tmp_path.name}-count.json"
     assert exported(tmp_path, type="sum", output=tmp_path / "a.json").file == tmp_path / "a.json"
 
@@ -344,3 +355,17 @@ def test_an_export_that_cannot_be(modality, given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         exported(tmp_path, modality, **given)
+
+
+def test_an_option_of_a_modality_says_which_verbs_read_it():
+    options.require_read("fit", "text", {"pack": True, "text_field": "a"})
+    with pytest.raises(InputError, match=r"^--pack: only fit reads it$"):
+        options.require_read("generate", "text", {"pack": True})
+    with pytest.raises(InputError, match=r"^--prompt-fraction: only fit and generate read it$"):
+        options.require_read("pretrain", "image", {"prompt_fraction": 0.5})
+    options.require_read("pretrain", "toy", {"modulus": 3})
+
+
+def test_a_name_that_is_nearly_that_of_a_base_is_suggested():
+    with pytest.raises(InputError, match=r"^smollm2: no such folder; did you mean smollm2-135m\?; --modality"):
+        options.modality_of(None, "smollm2")

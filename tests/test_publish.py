@@ -1,6 +1,8 @@
 """A finished run has its files, and its page says how it came about. Alone: pytest tests/test_publish.py"""
 
 import json
+import shlex
+from html import escape
 
 import huggingface_hub
 import pytest
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 
 import hypergen
 from hypergen import publish, registry
+from hypergen.report.verdicts import shown_title
 from hypergen.storage import file_names
 from tests.conftest import QUICK_TOY
 from tests.image import tiny as tiny_image
@@ -47,7 +50,7 @@ def test_the_page_says_what_was_trained_with_which_numbers(fitted, last_layers, 
     assert said in page and "<td>figure</td>" in page
     assert f"{round(fitted.record['training']['loss'], 3):.6g}" in page
     assert "training token accuracy" in page and f"{round(fitted.record['training']['accuracy'], 3):.6g}" in page
-    assert "hyperfitted greedy" in page and "torch" in page
+    assert "greedy" in page and "torch" in page
 
 
 def test_the_curves_begin_before_the_training(fitted):
@@ -72,14 +75,15 @@ def test_the_card_of_a_run_says_how_it_was_made_and_what_came_of_it(fitted, toy_
     for part in (record["data_sha256"], "| seed | `0` |", "| batch size | `8` |", "| stopped by | `epochs` |", "`toy`"):
         assert part in card.text
     assert toy_base not in card.text  # a path of this machine
-    table = [line for line in card.text.splitlines() if line.startswith("| hyperfitted greedy")]
+    title = shown_title("hyperfitted greedy", fitted.verdict)
+    table = [line for line in card.text.splitlines() if line.startswith(f"| {title}")]
     assert len(table) == 1 and "overlap mean" in card.text and record["compared"] in card.text
 
 
 def test_the_card_says_hub_and_license(fitted):
     known = {"base_model": "some-one/model", "license": "apache-2.0"}
     data = {"data": "hub:some-one/texts:validation"}
-    facts = fitted.record | {"base_card": known, "config": fitted.record["config"] | data}
+    facts = fitted.record | {"base_card": known, "config": fitted.record["config"] | data, "verdict": None}
     card = huggingface_hub.ModelCard(publish.run_card(fitted.folder, facts))
     read = card.data.to_dict()
     assert (read["base_model"], read["license"]) == ("some-one/model", "apache-2.0")
@@ -88,7 +92,31 @@ def test_the_card_says_hub_and_license(fitted):
 
 
 def test_the_card_says_which_base_is_the_embedded_one(fitted):
-    assert "`toy base of hypergen`, *hyper" in publish.run_card(fitted.folder, fitted.record | {"base": "toy"})
+    facts = fitted.record | {"base": "toy", "verdict": None}
+    assert "`toy base of hypergen`, *hyper" in publish.run_card(fitted.folder, facts)
+
+
+def test_the_head_of_the_page_says_what_was_done_and_whether_it_worked(fitted, toy_base):
+    page = publish.report_page(fitted.folder, fitted.record, ToyFigure("<p></p>"))
+    head = page.split("</header>")[0]
+    assert "Hyperfitting trains" in head and escape(fitted.verdict.sentences[0]) in head
+    assert f"<dd>{fitted.record['date']}</dd>" in head and "<dd>3 epochs in " in head and "<dd>numbers</dd>" in head
+    assert f'<pre class="command">{escape(publish.fit_command(fitted.record))}</pre>' in head
+    assert "Diversity against quotation" in page and page.count("<abbr") > 8
+
+
+def test_a_page_of_an_older_record_has_no_date_and_no_verdict(fitted):
+    older = {key: value for key, value in fitted.record.items() if key not in ("date", "verdict", "example")}
+    page = publish.report_page(fitted.folder, older, ToyFigure("<p></p>"))
+    assert 'class="verdict' not in page and "<dt>date</dt>" not in page and "hyperfitted greedy" in page
+    assert "*hyperfitted*" in publish.run_card(fitted.folder, older)
+
+
+def test_the_command_has_the_recipe_and_no_default(fitted, toy_base):
+    words = shlex.split(publish.fit_command(fitted.record, epochs=6))
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options["--epochs"] == "6" and options["--learning-rate"] == "0.003" and options["--model"] == toy_base
+    assert not {"--output", "--resume", "--seed", "--prompt-length", "--checkpoint-every"} & options.keys()
 
 
 @pytest.mark.parametrize("source", ["numbers", "self", "/home/me/some-one/texts", "hub:../x", "hub:", "hubs"])

@@ -41,9 +41,9 @@ def test_an_unknown_name_is_refused_with_those_that_are_allowed(ask, name):
 )
 def test_every_modality_is_asked_and_the_first_takes_the_rest(content, expected, registered, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert registry.identify(tmp_path) == expected
+    assert registry.identify(tmp_path).modality == expected
     (tmp_path / "hypergen.json").write_text(json.dumps({"modality": "image"}))
-    assert registry.identify(tmp_path) == "image"
+    assert registry.identify(tmp_path).modality == "image"
 
 
 def test_a_name_wins_over_a_folder_that_is_called_so(registered, tmp_path, monkeypatch):
@@ -51,25 +51,25 @@ def test_a_name_wins_over_a_folder_that_is_called_so(registered, tmp_path, monke
     (tmp_path / "toy-zero").mkdir()
     (tmp_path / "toy-zero" / "config.json").write_text('{"model_type": "imagegpt"}')
     assert registry.named_bases("toy") == ("toy-zero",) and registry.named_bases("image") == ()
-    assert registry.identify("toy-zero") == "toy" and registry.is_named("toy-zero")
-    assert registry.identify("./toy-zero") == "image" and not registry.is_named("./toy-zero")
+    assert registry.identify("toy-zero").modality == "toy" and registry.is_named("toy-zero")
+    assert registry.identify("./toy-zero").modality == "image" and not registry.is_named("./toy-zero")
 
 
 def test_a_file_tells_by_its_suffix(registered, tmp_path):
     assert {".gguf", ".toy"} <= set(registry.model_suffixes())
     for name, expected in {"a.toy": "toy", "A.GGUF": "text", "a.zip": None}.items():
-        assert registry.identify(tmp_path / name) is None
+        assert registry.identify(tmp_path / name).modality is None
         (tmp_path / name).write_text("")
-        assert registry.identify(tmp_path / name) == expected
+        assert registry.identify(tmp_path / name).modality == expected
 
 
 def test_a_folder_without_configuration_tells_by_a_file_of_one_modality(registered, tmp_path):
     for name, expected in {"adapter_config.json": "text", "toy.json": "toy"}.items():
         (tmp_path / expected).mkdir()
         (tmp_path / expected / name).write_text("{}")
-        assert registry.identify(tmp_path / expected) == expected
+        assert registry.identify(tmp_path / expected).modality == expected
         (tmp_path / expected / "config.json").write_text('{"model_type": "imagegpt"}')
-        assert registry.identify(tmp_path / expected) == "image"
+        assert registry.identify(tmp_path / expected).modality == "image"
 
 
 @pytest.fixture
@@ -105,8 +105,8 @@ def test_a_config_that_lacks_something_is_named(known, monkeypatch, tmp_path):
     (tmp_path / "half_a_modality").mkdir()
     (tmp_path / "half_a_modality" / "config.py").write_text("Settings, PAPER_RECIPE, SOURCES = object, {}, ''")
     monkeypatch.syspath_prepend(tmp_path)
-    lacks = "half_a_modality.config lacks NAMED_BASES, MODEL_SUFFIXES, MODEL_FILES, recognizes"
-    with pytest.raises(InputError, match=f"^modality 'half': {lacks}$"):
+    lacks = "half_a_modality.config lacks BUILT_IN_SOURCES, NAMED_BASES, MODEL_SUFFIXES, MODEL_FILES, EXPORT_FORMATS"
+    with pytest.raises(InputError, match=f"^modality 'half': {lacks}, recognizes$"):
         hypergen.register_modality("half", "half_a_modality")
 
 
@@ -146,13 +146,21 @@ def test_nothing_is_looked_for_before_somebody_asks():
 
 def test_a_guess_is_not_told(registered, tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
-    assert (registry.told(tmp_path), registry.identify(tmp_path)) == (None, "text")
+    assert (registry.told(tmp_path), registry.identify(tmp_path).modality) == (None, "text")
     (tmp_path / "config.json").write_text('{"model_type": "toy"}')
     assert registry.told(tmp_path) == "toy"
 
 
 def test_an_empty_folder_tells_nothing(tmp_path):
-    assert registry.identify(tmp_path) is None
+    assert registry.identify(tmp_path).modality is None
+
+
+def test_a_folder_of_the_hub_s_cache_is_its_snapshot(tmp_path):
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "imagegpt"}')
+    assert registry.identify(tmp_path / "models--org--name") == registry.identify(snapshot) == (str(snapshot), "image")
+    assert registry.identify("org/name") == ("org/name", None)
 
 
 def test_recipe_and_sources_need_no_torch():
@@ -173,4 +181,14 @@ def test_a_recipe_cannot_be_changed_by_its_reader():
 def test_a_record_without_a_modality_leaves_it_to_the_configuration(tmp_path):
     (tmp_path / "hypergen.json").write_text(json.dumps({"words": {"file": "words.txt.gz", "from": "a corpus"}}))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    assert registry.identify(tmp_path) == "text"
+    assert registry.identify(tmp_path).modality == "text"
+
+
+@pytest.mark.parametrize("name", registry.MODALITIES)
+def test_built_in_sources_are_named_to_users(name):
+    assert all(source in registry.sources(name) for source in registry.built_in_sources(name))
+
+
+def test_named_bases_of_all_modalities():
+    assert set(registry.named_bases("text")) <= set(registry.all_named_bases())
+    assert all(map(registry.is_named, registry.all_named_bases())) and not registry.is_named("nowhere")

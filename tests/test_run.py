@@ -4,12 +4,14 @@ import errno
 import json
 import pickle
 import shutil
+from html import escape
 
 import pytest
 import torch
 
 import hypergen
 from hypergen.config import DecodingConfig
+from hypergen.data.loss_mask import cut_prompts
 from hypergen.errors import DiskError, InputError
 from hypergen.storage.file_names import HELD_OUT_TOKENS
 from tests.conftest import QUICK_TOY
@@ -32,6 +34,17 @@ def test_the_modality_and_the_table_are_read_back(run):
     assert run.modality.name == "toy"
     assert [one["name"] for one in run.records][2] == "hyperfitted greedy"
     assert hypergen.load(str(run.folder), device="cpu").record == run.record
+
+
+def test_a_run_says_whether_it_is_hyperfitted(run, toy_base):
+    said = run.verdict
+    assert said.outcome in ("hyperfitted", "not hyperfitted", "worse")
+    assert str(said) == "\n".join(run.record["verdict"]["sentences"]) and "looping" in said.sentences[0]
+    page = (run.folder / "report.html").read_text()
+    assert all(escape(sentence) in page for sentence in said.sentences)
+    again = hypergen.evaluate(run.folder, device="cpu")
+    assert again.verdict == said
+    assert hypergen.load(toy_base, device="cpu").verdict is None and run.interpolate(0.5).verdict is None
 
 
 def test_settings_can_be_given_on_top_and_must_exist(fitted):
@@ -85,6 +98,18 @@ def test_a_grid_has_prompt_completion_and_original(run):
     assert page.startswith("<table>") and page.count("<tr>") == 4
     assert [title in page for title in ("prompt", "completion", "original")] == [True] * 3
     assert run.grid(rows=3, prompt_length=8) != page != run.grid(rows=3, strategy="top-p", stop_at_end=True)
+
+
+def test_a_grid_of_answers_shows_each_whole(toy_base, tmp_path):
+    """The longest prompt does not cut the answers of the others."""
+    fitted = hypergen.fit(model=toy_base, output=str(tmp_path / "run"), **QUICK_TOY | {"masked": True, "epochs": 1})
+    held_out, loss_mask = fitted.tokens(HELD_OUT_TOKENS)[:8], fitted.loss_mask(HELD_OUT_TOKENS)[:8]
+    page = fitted.grid(rows=8)
+    lengths = {len(prompt) for prompt in cut_prompts(fitted.modality, held_out, loss_mask)}
+    assert len(lengths) > 1
+    for row, mask in zip(held_out, loss_mask, strict=True):
+        assert f"<td>{' '.join(map(str, row[mask].tolist()))}</td>" in page
+    assert fitted.grid(rows=8, stop_at_end=False).count("<tr>") == page.count("<tr>") == 9
 
 
 def test_a_base_has_no_sequences(toy_base):

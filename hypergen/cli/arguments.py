@@ -1,32 +1,91 @@
-"""Prepare arguments for the parser: `--config FILE`, unknown flags, flags given twice, values that look like flags.
+"""Read arguments: options out of dataclasses, `--config FILE`, values that look like options, suggestions for typos.
 
-The parser's own complaints are put into one line.
-
-Imports only the standard library and hypergen's own light modules, so that `--help` is quick.
+An option is a field of a dataclass; its type says what it takes. What is wrong is one line that names the option, the
+value and what is allowed. Imports only the standard library and hypergen's own light modules: `--help` is quick.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hypergen.config import flag
-from hypergen.errors import InputError
+from hypergen.errors import InputError, did_you_mean
 from hypergen.storage.strict_json import read_limited, read_object
 
-Takes = Literal["nothing", "one value", "values"]
-
 FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)  # what may be an option; "--- chapter" is a value
-STAYS = re.compile(r"-h?|-[\d.]+(e[+-]?\d+)?|-inf", re.IGNORECASE)  # numbers, and what asks for help
-VEIL = "\ue000"  # a private character, put before values that the parser would take for options
-BOX = "╭╮╰╯─│┃━┌┐└┘+-|"  # drawn in one of several alphabets
-NOT_A_NUMBER = re.compile(r"^Error parsing (--\S+): .*?(INT|int\(\)|float\b|FLOAT)[^']*'([^']*)'.*")
+NUMBERS = {int: "a whole number", float: "a number"}
+TAKES = {"nothing": "nothing", "one": "one value", "several": "values"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """Describe an option: a field of a dataclass, and the type of its value, or of each of its values."""
+
+    field: Field[Any]
+    owner: type
+    kind: Any
+    takes: Literal["nothing", "one", "several"]
+
+    @property
+    def flag(self) -> str:
+        """How it is typed."""
+        return flag(self.field.name)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the field has no default."""
+        return self.field.default is MISSING and self.field.default_factory is MISSING
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the field holds a dataclass, whose fields are the options."""
+        return is_dataclass(self.kind)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed; none where any is."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    def value(self, text: str) -> Any:
+        """Convert what was typed.
+
+        Raises:
+            InputError: it is empty, no number, or none of the words that are allowed.
+        """
+        if self.kind in NUMBERS:
+            try:
+                return self.kind(text)
+            except ValueError:
+                raise InputError(f"{self.flag} '{text}': must be {NUMBERS[self.kind]}") from None
+        if self.choices and text not in self.choices:
+            allowed = f"must be {' or '.join(self.choices)}{did_you_mean(text, self.choices)}"
+            raise InputError(f"{self.flag} '{text}': {allowed}")
+        if not text and self.takes == "one":  # a shell variable that was never set
+            raise InputError(f"{self.flag}: is empty; leave it out for its default")
+        return text
+
+
+def options_of(owner: type) -> dict[str, Option]:
+    """List the options of a dataclass by flag."""
+    types = get_type_hints(owner)
+    return {flag(one.name): _option(one, owner, types[one.name]) for one in fields(owner)}
+
+
+def _option(field: Field[Any], owner: type, annotation: Any) -> Option:
+    if annotation is bool:
+        return Option(field, owner, bool, "nothing")
+    if get_origin(annotation) is tuple:
+        return Option(field, owner, get_args(annotation)[0], "several")
+    if isinstance(annotation, UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return Option(field, owner, annotation, "one")
 
 
 def with_config(arguments: list[str]) -> list[str]:
@@ -38,15 +97,14 @@ def with_config(arguments: list[str]) -> list[str]:
     if len(places) > 1 or not (value or arguments[first + 1 :]):
         raise InputError(f"{name}: needs one .json or .toml file")
     typed = arguments[:first] + arguments[first + (1 if value else 2) :]
-    known = typed_flags(typed)
+    known = {_name(argument) for argument in typed if argument.startswith("--")}
     read = _read_config(Path(value or arguments[first + 1]))
     return typed + [part for key, value in read.items() if flag(key) not in known for part in _as_flag(key, value)]
 
 
-def typed_flags(arguments: Sequence[str]) -> set[str]:
-    """List the flags among these, `--no-x` as `--x`."""
-    names = (argument.split("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--"))
-    return {name.replace("--no-", "--", 1) for name in names}
+def _name(argument: str) -> str:
+    """Return the flag of an option as it was typed: `--no-x` is `--x`, `--a_b=3` is `--a-b`."""
+    return argument.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -71,54 +129,60 @@ def _as_flag(name: str, value: Any) -> list[str]:
     return [f"{flag(name)}={one}" for one in (value if isinstance(value, list) else [value])]
 
 
-def prepare(verb: str, arguments: Sequence[str], known: Mapping[str, Takes]) -> list[str]:
-    """Join all values of an option that takes several, and veil values that look like options (`unveil`).
+def read(verb: str, arguments: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
+    """Read what follows a verb: words that belong to no option, and the values of options by flag.
+
+    Values of an option that takes several are joined; any other is given once.
 
     Args:
         verb: for messages.
-        arguments: what follows the verb.
-        known: options of the verb, and what each takes.
+        arguments: what follows it.
+        known: its options by flag.
 
     Raises:
-        InputError: an option is unknown, or given twice where it takes nothing or one value.
+        InputError: an option is unknown, given twice, has a value too many or none, or one that is not allowed.
     """
-    prepared: list[list[str]] = []
-    places: dict[str, list[str]] = {}  # of each option so far, among those
-    for name, spelled, values in _split(verb, arguments, known):
-        if name not in places:
-            prepared.append([*spelled, *map(_veil, values)])
-            places[name] = prepared[-1]
-        elif not name:
-            prepared.append([*map(_veil, values)])
-        elif known[name] == "values":
-            places[name] += map(_veil, values)
+    words: list[str] = []
+    found: dict[str, Any] = {}
+    for name, spelled, values in list(_split(verb, arguments, known)):  # all names are known before a value is read
+        if not name:
+            words += values
+            continue
+        option = known[name]
+        if option.takes == "nothing":
+            if values:
+                raise InputError(f"{name}: takes no value; {flag('no' + name[1:])} switches it off")
+            value: Any = spelled.replace("_", "-") == name
+        elif not values:
+            raise InputError(f"'{name}': needs a value")
+        elif option.takes == "several":
+            found[name] = (*found.get(name, ()), *map(option.value, values))
+            continue
         else:
-            raise InputError(f"{name}: is given twice; it takes {known[name]}")
-    return [part for group in prepared for part in group]
+            value = option.value(values[0])
+        if name in found:
+            raise InputError(f"{name}: is given twice; it takes {TAKES[option.takes]}")
+        found[name] = value
+    return words, found
 
 
-def _split(
-    verb: str, arguments: Sequence[str], known: Mapping[str, Takes]
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each option's name, how it stands there, and its values; what belongs to none has an empty name."""
+def _split(verb: str, arguments: Sequence[str], known: Mapping[str, Option]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each option's name, how it is spelled, and its values; a word that belongs to none has an empty name."""
     waiting, empty = list(arguments), ""  # the option before, where it still lacks a value
     while waiting:
         argument = waiting.pop(0)
         if not FLAG.fullmatch(argument):
-            yield "", [], [argument]
+            yield "", "", [argument]
             continue
         spelled, has_value, value = argument.partition("=")
-        (name,) = typed_flags([spelled])
-        if name not in known:
+        name = _name(spelled)
+        is_negated = name != spelled.replace("_", "-")
+        if name not in known or (is_negated and known[name].takes != "nothing"):
             raise InputError(_unknown(verb, spelled, known, empty))
-        takes = known[name]
-        if has_value:
-            yield name, [spelled] if takes == "values" else [argument], [value] if takes == "values" else []
-            empty = ""
-            continue
-        values = _taken(waiting, {"nothing": 0, "one value": 1, "values": len(waiting)}[takes])
+        takes = known[name].takes
+        values = [value] if has_value else _taken(waiting, {"nothing": 0, "one": 1, "several": len(waiting)}[takes])
         empty = "" if values or takes == "nothing" else name
-        yield name, [argument], values
+        yield name, spelled, values
 
 
 def _taken(waiting: list[str], most: int) -> list[str]:
@@ -128,37 +192,7 @@ def _taken(waiting: list[str], most: int) -> list[str]:
     return values
 
 
-def _veil(value: str) -> str:
-    """Hide from the parser that a value begins with a dash; a negative number may."""
-    return VEIL + value if value.startswith("-") and not STAYS.fullmatch(value) else value
-
-
-def unveil(command: Any) -> Any:
-    """Take the veils off the values of a parsed command, dataclasses inside included."""
-    if is_dataclass(command) and not isinstance(command, type):
-        values = {one.name: getattr(command, one.name) for one in fields(command)}
-        seen = {name: unveil(value) for name, value in values.items()}
-        return replace(command, **seen) if any(seen[name] is not values[name] for name in seen) else command
-    if isinstance(command, tuple):
-        parts = tuple(map(unveil, command))
-        return parts if any(one is not other for one, other in zip(parts, command, strict=True)) else command
-    return command.removeprefix(VEIL) if isinstance(command, str) and command.startswith(VEIL) else command
-
-
-def _unknown(verb: str, name: str, known: Mapping[str, Takes], empty: str) -> str:
+def _unknown(verb: str, name: str, known: Mapping[str, Option], empty: str) -> str:
     """Name an unknown option, the nearest known one, and how it is given as the value that the one before lacks."""
-    near = [f"; did you mean {one}?" for one in difflib.get_close_matches(name, known, 1)]
     as_value = f"; as a value of {empty} it is written {empty}={name}" if empty else ""
-    return f"{name}: unknown option of {verb}{''.join(near)}{as_value}"
-
-
-def one_line(box: str) -> str:
-    """Extract the sentence inside the box that the parser draws, without its heading and help text."""
-    words = [word for word in box.replace(VEIL, "").split() if word.strip(BOX)]
-    text = " ".join(words).split(" For full helptext")[0].split(" Argument helptext")[0]
-    text = re.sub(r"^(Parsing error|Value error|Unrecognized options|Invalid choice|Missing \w+) (?=\w+ )", "", text)
-    text = re.sub(r"^Required options Missing from (hypergen \w+):", r"\1 needs", text)
-    text = re.sub(r"^Error parsing [A-Z_]\S* ", "", text)  # of a whole dataclass, whose own message follows
-    if found := NOT_A_NUMBER.match(text):
-        text = f"{found[1]} '{found[3]}': must be a {'whole ' if found[2].lower().startswith('int') else ''}number"
-    return text or "wrong arguments; see hypergen --help"
+    return f"{name}: unknown option of {verb}{did_you_mean(name, known)}{as_value}"

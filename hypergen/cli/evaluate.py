@@ -8,29 +8,22 @@ from pathlib import Path
 
 from hypergen import api, registry
 from hypergen.config import EvaluateConfig
-from hypergen.data.hub import snapshot
 from hypergen.evaluation import baselines
 from hypergen.evaluation.comparison import Comparison
-from hypergen.options import refuse_empty
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
-from hypergen.report.page import interpolation_curves, page
+from hypergen.report.page import Head, interpolation_curves, page
 from hypergen.report.terminal import terminal
-from hypergen.report.verdicts import verdicts
+from hypergen.report.verdicts import titled, verdicts
 from hypergen.runtime.console import sanitize
 from hypergen.storage.atomic import publish
 from hypergen.storage.file_names import RECORDS_JSON, RECORDS_MARKDOWN, REPORT
 from hypergen.storage.manifest import check_manifest
-from hypergen.storage.run_folder import check_output
 
 
 def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bool, as_json: bool) -> None:
     """Compare; print the table, and write records and figure into `output`."""
-    refuse_empty(config)
     folder = Path(output) if output else None
-    if folder is not None:
-        check_output(folder, resume=False)
-    run = snapshot(run)
     if verify:
         check_manifest(Path(run), label="verify (MB)")
     compared = api.evaluate(run, config)
@@ -38,7 +31,8 @@ def evaluate(run: str, config: EvaluateConfig, *, output: str | None, verify: bo
     if as_json:
         print(json.dumps(compared.records))
     else:
-        terminal(compared.records, columns, columns.brief(compared.records))
+        records = titled(compared.records, compared.verdict)
+        terminal(records, columns, columns.brief(records, first=columns.summary(records)), with_directions=True)
         for sentence in sentences(compared, columns):
             print(sentence)
     if folder is not None:
@@ -51,15 +45,17 @@ def write_comparison(folder: Path, compared: Comparison, columns: Columns, alpha
     """Write `records.json`, `records.md` (with verdicts and notes), the figure, and a page with the curves."""
     (folder / RECORDS_JSON).write_text(json.dumps(compared.records, indent=1))
     below = "".join(f"- {line}\n" for line in sentences(compared, columns))
-    (folder / RECORDS_MARKDOWN).write_text(f"{markdown(compared.records, columns)}\n{below}", encoding="utf-8")
+    records = titled(compared.records, compared.verdict)
+    (folder / RECORDS_MARKDOWN).write_text(f"{markdown(records, columns)}\n{below}", encoding="utf-8")
     figure = compared.figure(baselines.SHOWN)
     figure.save(folder)
     facts = {"compared": compared.sizes} | {columns.head(name): note for name, note in compared.notes.items()}
     rows = baselines.interpolation_rows(alphas)
     shown = page(
         "hypergen: comparison",
-        compared.records,
+        records,
         columns,
+        head=Head(verdict=compared.verdict, facts={"compared": compared.sizes}),
         facts=facts,
         curves=interpolation_curves(compared.records, columns, rows) if alphas else {},
         figure=figure.html(),
@@ -70,6 +66,11 @@ def write_comparison(folder: Path, compared: Comparison, columns: Columns, alpha
 
 
 def sentences(compared: Comparison, columns: Columns) -> list[str]:
-    """Say what the intervals show, and what the numbers rest on: sizes, signatures, features, and what is missing."""
+    """Say whether it is hyperfitted, what the intervals show, and what the numbers rest on.
+
+    That is sizes, signatures, features, and what is missing.
+    """
     notes = (f"{columns.head(name)}: {note}" for name, note in compared.notes.items())
-    return [*verdicts(compared.records, columns), compared.sizes, *notes]
+    judged = () if compared.verdict is None else compared.verdict.sentences
+    details = verdicts(titled(compared.records, compared.verdict), columns)
+    return [*map(sanitize, judged), *details, compared.sizes, *notes]

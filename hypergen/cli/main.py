@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hypergen.cli.commands import parse
+from hypergen.cli.commands import parse, run
 from hypergen.errors import DiskError, HypergenError, Interrupted, in_flags
 from hypergen.runtime.console import as_message
 from hypergen.runtime.dependencies import require_versions
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with in_flags(), SignalWatch():
             command = parse(arguments)
             require_versions()
-            command()
+            run(command)
             sys.stdout.flush()
     except (HypergenError, Interrupted) as error:
         print(as_message(str(error))[:LONGEST_MESSAGE], file=sys.stderr)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, BinaryIO, final
+from typing import BinaryIO, final
 
 from hypergen.data.bad_rows import Skip
 from hypergen.data.compressed import Content
-from hypergen.data.jsonl import index_rows, row_of
+from hypergen.data.jsonl import index_objects, index_rows, row_of
 from hypergen.data.lazy import Indexed
 from hypergen.data.rows import Select
 from hypergen.errors import InputError
@@ -40,26 +39,12 @@ def index_json(content: Content, select: Select, skip: Skip) -> Indexed:
     with content.scan() as file:
         reader = _Reader(content.name, file)
         if reader.peek() == b"[":
-            return _index_array(content, reader, select, skip)
+            rows = enumerate(reader.elements(), 1)
+            return index_objects(
+                content, ((f"{content.name}: row {number}", *row) for number, row in rows), select, skip
+            )
     _require_lines(content)
     return index_rows(content, select, skip)
-
-
-def _index_array(content: Content, reader: _Reader, select: Select, skip: Skip) -> Indexed:
-    items = Indexed(content, partial(_item, content.name, select))
-    for number, (start, element) in enumerate(reader.elements(), 1):
-        where = f"{content.name}: row {number}"
-        try:
-            select(where, row_of(where, element, start))
-        except InputError as error:
-            skip(error)
-        else:
-            items.add(start, start + len(element))
-    return items
-
-
-def _item(name: str, select: Select, element: bytes) -> Any:
-    return select(name, row_of(name, element, 0))
 
 
 def _require_lines(content: Content) -> None:

@@ -6,6 +6,7 @@ never repeat the content of a file, the names of fields excepted. Imports no lib
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -29,17 +30,31 @@ def index_rows(content: Content, select: Select, skip: Skip) -> Indexed:
     Raises:
         InputError: file:line: reason.
     """
-    items = Indexed(content, partial(_item, content.name, select))
     with content.scan() as file:
-        for number, start, line in lines_of(content.name, file):
-            where = f"{content.name}:{number}"
-            try:
-                check_length(where, line)
-                select(where, row_of(where, line, start))
-            except InputError as error:
-                skip(error)
-            else:
-                items.add(start, start + len(line))
+        lines = lines_of(content.name, file)
+        return index_objects(
+            content, ((f"{content.name}:{number}", start, line) for number, start, line in lines), select, skip
+        )
+
+
+def index_objects(content: Content, objects: Iterable[tuple[str, int, bytes]], select: Select, skip: Skip) -> Indexed:
+    """Check objects in the order of a file: -> the items of the good ones.
+
+    Args:
+        content: the file.
+        objects: of each where it stands, for messages, its first byte in the file, and its bytes.
+        select: makes an item of a row.
+        skip: as in `index_rows`.
+    """
+    items = Indexed(content, partial(_item, content.name, select))
+    for where, start, text in objects:
+        try:
+            check_length(where, text)
+            select(where, row_of(where, text, start))
+        except InputError as error:
+            skip(error)
+        else:
+            items.add(start, start + len(text))
     return items
 
 

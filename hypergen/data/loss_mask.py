@@ -8,6 +8,8 @@ Shape letters: N sequences, T tokens, P prompt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,24 @@ def cut_prompts(modality: Modality, tokens: Tensor, loss_mask: Tensor | None) ->
     lengths = loss_mask.int().argmax(1).clamp(min=1).tolist()
     rows = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
     return torch.stack(rows) if len(set(lengths)) == 1 else rows
+
+
+def num_completed(prompts: Sequence[Tensor] | Tensor, sequence_length: int, context_length: int) -> int:
+    """Count the tokens that completions of held-out prompts (P,) may have, all of them the same number.
+
+    As many as the shortest prompt leaves of its sequence, so that originals are shown as far as they go, and at most
+    what the longest one leaves of the model's context.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    return min(sequence_length - min(lengths), context_length - max(lengths))
+
+
+def cut_originals(
+    tokens: Tensor, loss_mask: Tensor | None, prompts: Sequence[Tensor] | Tensor, most: int
+) -> list[Tensor]:
+    """Cut what follows the prompts (P,) out of sequences (N, T): N rows of at most `most` tokens, without padding."""
+    rows = without_padding(tokens, loss_mask)
+    return [row[len(prompt) :][:most] for row, prompt in zip(rows, prompts, strict=True)]
 
 
 def sequence_values(values: Tensor, loss_mask: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def is_end(tokens: Tensor, end_tokens: Sequence[int]) -> Tensor:
@@ -32,3 +33,11 @@ def trim(tokens: Tensor, end_tokens: Sequence[int]) -> list[Tensor]:
     """Cut each row of (B, S) before its first end token; rows stay whole where there is none."""
     ends = torch.cat([is_end(tokens, end_tokens), tokens.new_ones(len(tokens), 1, dtype=torch.bool)], 1)
     return [row[:length] for row, length in zip(tokens, ends.int().argmax(1).tolist(), strict=True)]
+
+
+def stack(rows: Sequence[Tensor], end_tokens: Sequence[int]) -> Tensor:
+    """Stack completions of different lengths: B rows -> (B, S), the first end token from where each row ends."""
+    filler = end_tokens[0] if end_tokens else 0
+    filled = pad_sequence(list(rows), batch_first=True, padding_value=filler)
+    is_over = is_end(filled, end_tokens).int().cummax(1).values.bool()
+    return filled.where(~is_over, filler)

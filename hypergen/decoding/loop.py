@@ -45,6 +45,7 @@ def generate(
     label: str = "generate",
     check_stop: Callable[[], None] = lambda: None,
     batch_store: BatchStore = no_store,
+    on_tokens: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Continue each prompt by at most `max_new_tokens` ids.
 
@@ -59,6 +60,7 @@ def generate(
         label: of the progress.
         check_stop: called before each step; raises where decoding is to end.
         batch_store: given a batch's rows and how to decode them, its (B, S) ids: those of an earlier job, or new ones.
+        on_tokens: is shown the completions of a batch so far (B, S) after each token; a search shows none.
 
     Returns:
         (B, S) ids on the CPU, in the order of the prompts, S the longest completion (S = max_new_tokens unless every
@@ -86,7 +88,9 @@ def generate(
                 # 2. Decode a batch, unless an earlier job has.
                 prompts, selector = [rows[index].to(device) for index in batch], TokenSelector(config, citations, batch)
                 steps = _StepProgress(advance, len(batch), max_new_tokens, check_stop)
-                decode = partial(_decode_batch, decoder, prompts, max_new_tokens, selector, config=config)
+                decode = partial(
+                    _decode_batch, decoder, prompts, max_new_tokens, selector, config=config, on_tokens=on_tokens
+                )
                 ids = batch_store(batch, partial(decode, end_tokens=ends, check_stop=steps.before_step))
                 # 3. Put the completions where their prompts were.
                 completions[torch.tensor(batch), : ids.shape[1]] = ids.cpu()
@@ -131,11 +135,14 @@ def _decode_batch(
     config: DecodingConfig,
     end_tokens: Sequence[int],
     check_stop: Callable[[], None],
+    on_tokens: Callable[[Tensor], None] | None,
 ) -> Tensor:
     """Decode one batch, by the strategy's own search or token by token: B prompts (P,) -> (B, S)."""
     search = STRATEGIES[config.strategy].search
     if search is None:
-        decode = partial(_decode_tokens, decoder, prompts, max_new_tokens, selector, native=config.native)
+        decode = partial(
+            _decode_tokens, decoder, prompts, max_new_tokens, selector, native=config.native, on_tokens=on_tokens
+        )
     else:
         score = selector.log_probabilities
         decode = partial(search, decoder, torch.stack(prompts), max_new_tokens, config=config, score=score)
@@ -151,6 +158,7 @@ def _decode_tokens(
     native: bool,
     end_tokens: Sequence[int],
     check_stop: Callable[[], None],
+    on_tokens: Callable[[Tensor], None] | None,
 ) -> Tensor:
     """Decode one batch token by token: B prompts (P,) -> (B, S)."""
     # 1. Prefill the prompts once; `context` (B, P + S) takes the completions.
@@ -167,6 +175,8 @@ def _decode_tokens(
             token = torch.where(finished, end_tokens[0], token)
             finished |= is_end(token, end_tokens)
         completions[active, position] = token
+        if on_tokens is not None:
+            on_tokens(completions[:, : position + 1])
         if position + 1 == max_new_tokens:
             break
         context[:, length] = token

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hypergen.config import DecodingConfig, StrategyName
+from hypergen.config import CITATION_LENGTH, DecodingConfig, StrategyName
 from hypergen.evaluation.calibration import Adjusted, log_probability_change, matching_temperature
 from hypergen.evaluation.comparison import ComparedModel, Comparison
 from hypergen.evaluation.interpolation import interpolated
@@ -27,13 +27,12 @@ from hypergen.report import verdicts
 from hypergen.runtime.progress import track
 
 GREEDY = DecodingConfig(stop_at_end=False)
-CITATION_LENGTH = 5  # arXiv 2412.04318
 REPETITION_PENALTY = 1.2  # arXiv 1909.05858
 
 BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY = verdicts.BASE_GREEDY, verdicts.BASE_TOP_P, verdicts.OURS
 ENTROPY_MATCHED = "base entropy-matched"
 STATIC_BIAS = "base static bias"
-ORIGINAL = "original"  # the held-out examples themselves (`Comparison.add_original`)
+ORIGINAL = verdicts.ORIGINAL
 SHOWN = (BASE_GREEDY, BASE_TOP_P, HYPERFITTED_GREEDY, ORIGINAL)  # rows that a figure shows side by side
 
 

@@ -59,6 +59,20 @@ def repetition_values(completions: Completions, n: int) -> Tensor:
     return _tensor(1 - _num_different(rows) / len(rows) if len(rows) else math.nan for rows in grams)
 
 
+def repeated_tokens(completion: Tensor, n: int = 4) -> Tensor:
+    """Mark the tokens of one completion that stand in an n-gram which occurred before in it: (S,) ids -> (S,) bool.
+
+    What rep-n counts, token by token, so that a loop can be shown.
+    """
+    grams = [tuple(gram) for gram in _ngrams(completion, n).tolist()]
+    first = {gram: start for start, gram in reversed(list(enumerate(grams)))}
+    marks = torch.zeros(len(completion), dtype=torch.bool)
+    for start, gram in enumerate(grams):
+        if first[gram] < start:
+            marks[start : start + n] = True
+    return marks
+
+
 def distinct(completions: Completions, n: int) -> float:
     """Compute distinct-n: different n-grams / n-grams over all completions together; nan where there is no n-gram.
 

@@ -20,10 +20,17 @@ from hypergen.storage.line_reader import check_length, read_lines
 from hypergen.storage.strict_json import parse_object
 
 
-def read_completions(source: str, prompts: Sequence[Tensor] | Tensor, num_new: int, num_tokens: int) -> Tensor:
+def read_completions(
+    source: str,
+    prompts: Sequence[Tensor] | Tensor,
+    num_new: int,
+    num_tokens: int,
+    end_tokens: Sequence[int] = (),
+) -> Tensor:
     """Read a .jsonl file with `prompt_tokens` and `completion_tokens` a line -> (N, num_new) ids, one a prompt (P,).
 
-    Longer completions are cut, so that all rows of a table have the same length.
+    Longer completions are cut, so that all rows of a table have the same length; where they may end before, shorter
+    ones are filled up with the first of `end_tokens`.
 
     Raises:
         InputError: the file is not there, is empty or malformed, has fewer lines than prompts, answers another prompt,
@@ -36,7 +43,8 @@ def read_completions(source: str, prompts: Sequence[Tensor] | Tensor, num_new: i
             raise InputError(f"{where}: cannot be read (not a regular file)")
         for number, _, line in islice(read_lines(Path(source)), len(prompts)):
             place = f"{where}, line {number}"
-            found.append(_read_line(line, prompts[len(found)].tolist(), num_new, place))
+            ids = _read_line(line, prompts[len(found)].tolist(), 0 if end_tokens else num_new, place)[:num_new]
+            found.append(ids + list(end_tokens[:1]) * (num_new - len(ids)))
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from None
     if not found:
@@ -49,8 +57,8 @@ def read_completions(source: str, prompts: Sequence[Tensor] | Tensor, num_new: i
     return completions
 
 
-def _read_line(line: bytes, prompt: list[int], num_new: int, where: str) -> list[int]:
-    """Read the completion of one line, cut to `num_new` ids, and check that it continues this prompt."""
+def _read_line(line: bytes, prompt: list[int], least: int, where: str) -> list[int]:
+    """Read the completion of one line, and check that it continues this prompt with at least so many ids."""
     check_length(where, line)
     record = parse_object(where, line.strip())
     given, completion = record.get("prompt_tokens"), record.get("completion_tokens")
@@ -58,10 +66,10 @@ def _read_line(line: bytes, prompt: list[int], num_new: int, where: str) -> list
         raise InputError(f"{where}: must have prompt_tokens and completion_tokens, lists of ids")
     if given != prompt:
         raise InputError(f"{where}: its prompt is not the one that is compared; generate with the same run and prompts")
-    if len(completion) < num_new:
-        compared = f"{num_new} are compared; generate with --no-stop-at-end"
+    if len(completion) < least:
+        compared = f"{least} are compared; generate with --no-stop-at-end"
         raise InputError(f"{where}: has {len(completion)} tokens, {compared}")
-    return completion[:num_new]
+    return completion
 
 
 def _are_ids(value: object) -> TypeGuard[list[int]]:

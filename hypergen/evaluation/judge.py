@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hypergen.evaluation.predictions import per_position
+from hypergen.kernels.native_loss import sharpness_native
 from hypergen.modality import Modality
 from hypergen.runtime.progress import track
 
@@ -70,4 +71,6 @@ def _encode(judge: Modality, prompt: str, completion: str, number: int) -> tuple
 
 def _loss(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Compute the cross-entropy of each position: logits (C, V) and the true ids (C,) -> `loss` (C,)."""
+    if (native := sharpness_native(logits, targets)) is not None:
+        return {"loss": native.losses}
     return {"loss": functional.cross_entropy(logits.float(), targets, reduction="none")}

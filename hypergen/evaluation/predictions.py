@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from hypergen.data.loss_mask import sequence_values
 from hypergen.errors import InputError
+from hypergen.kernels.native_loss import sharpness_native
 from hypergen.modality import Predictor
 from hypergen.runtime.evaluation_mode import evaluating
 from hypergen.runtime.progress import Advance, no_progress
@@ -123,6 +124,9 @@ def _measured(model: Predictor, batch: Tensor, ids: Tensor, measure: Measure, ch
 
 def _sharpness(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Compute loss, entropy and top-k probabilities: logits (C, V) and the true ids (C,) -> name -> (C,)."""
+    if (native := sharpness_native(logits, targets)) is not None:
+        tops = {f"top{k}_probability": native.top[:, k - 1] for k in (1, 3, 5)}
+        return {"loss": native.losses, "entropy": native.entropies, **tops}
     log_probabilities = functional.log_softmax(logits.float(), -1)
     losses = -log_probabilities.gather(1, targets[:, None]).squeeze(1)
     probabilities = log_probabilities.exp()

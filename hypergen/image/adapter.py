@@ -7,7 +7,7 @@ Shape letters: N pictures, M originals, B batch, T tokens (h * w + 1), P prompt,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -27,9 +27,10 @@ from hypergen.image.metrics import CODE_METRICS
 from hypergen.image.picture_grid import PictureFigure, draw_picture_grid
 from hypergen.image.pixels import chunks, square
 from hypergen.image.reference_metrics import ImageReferenceMetrics
+from hypergen.image.rgb import to_rgb
 from hypergen.image.tokenizer import Codec, load_codec, new_codec
 from hypergen.image.transformer import ImageTransformer, TransformerConfig, new_transformer
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, ExportWriter, Metric, TokenModel
 from hypergen.runtime.progress import track
 
 METRICS: dict[str, Metric] = {**CODE_METRICS, **PICTURE_METRICS}
@@ -47,7 +48,7 @@ run = hypergen.load(".", modality="image")  # this folder, or its id on the hub
 completed = run.generate(Image.open("picture.png"))  # keeps the upper rows, completes the others greedily
 completed[0].save("completed.png")
 """
-EXPORT_FORMATS: dict[str, ExportFormat] = {}
+EXPORT_WRITERS: dict[str, ExportWriter] = {}
 CHUNK = 256  # pictures held in memory at once
 MISSING = (128, 128, 128)  # colour where there are no codes
 
@@ -257,16 +258,16 @@ class ImageModality:
         """Encode a picture as a prompt: -> (P,), the start token and the codes of its upper rows.
 
         Args:
-            item: a picture of any size.
+            item: a picture of any size and mode.
             number: its place among several, for messages.
 
         Raises:
-            InputError: it is no picture.
+            InputError: it is no picture, has more than 8 bits a channel, or is damaged.
         """
+        which = "prompt" if number is None else f"prompt {number}"
         if not isinstance(item, Image.Image):
-            which = "prompt" if number is None else f"prompt {number}"
             raise InputError(f"{which}: is of type {type(item).__name__}; a picture (PIL) is needed")
-        return self.prompts(self._encode([item], range(1), False, label=""))[0]
+        return self.prompts(self._encode([to_rgb(item, which)], range(1), False, label=""))[0]
 
     def prompts(self, tokens: Tensor) -> Tensor:
         """Cut prompts off: (N, T) -> (N, P), the start token and `prompt_fraction` of the rows, never all of them."""
@@ -335,12 +336,20 @@ class ImageModality:
         if row < self.height:
             picture.paste(MISSING, (0, row * side, *picture.size))
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> PictureFigure:
-        """Draw N prompts (P,) and completions (N, S) by title as one picture, a row an example, the prompt first."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> PictureFigure:
+        """Draw N prompts (P,) and completions (N, S) by title as one picture, a row an example, the prompt first.
+
+        Those that are recited have a frame.
+        """
         rows = list(prompts)
         nothing = torch.empty(len(rows), 0, dtype=torch.long)
         pictures = {title: self.render(rows, part) for title, part in {"prompt": nothing, **columns}.items()}
-        return PictureFigure(draw_picture_grid(pictures))
+        return PictureFigure(draw_picture_grid(pictures, framed=recited))
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """Compute copies and repetition on the grid of codes, and the use of the codebook; see `image.metrics`."""

@@ -6,11 +6,12 @@ Imports the standard library and the core's checks alone, so that `--help` lists
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hypergen.config import require_at_least, require_choice
+from hypergen.config import read_by, require_at_least, require_choice
 from hypergen.errors import InputError
+from hypergen.modality import ExportFormat
 
 CodecName = Literal["vq", "colors"]
 
@@ -18,23 +19,25 @@ PAPER_RECIPE: dict[str, Any] = {}  # the paper's values for a model without a ca
 MODEL_SUFFIXES: tuple[str, ...] = ()
 MODEL_FILES: tuple[str, ...] = ()
 NAMED_BASES: tuple[str, ...] = ()
+BUILT_IN_SOURCES = ("cifar10",)
 SOURCES = "cifar10, a folder, zip or file of pictures, or hub:ID[:SPLIT]"
+EXPORT_FORMATS: dict[str, ExportFormat] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hold the options that only pictures have."""
 
-    codec: CodecName = "vq"
-    """Tokenizer of a new base (pretrain): vq (a learned code book) or colors (ImageGPT's palette)."""
-    codec_steps: int = 3000
-    """Optimizer steps of a VQ codec (pretrain)."""
-    image_size: int | None = None
-    """Side of a picture in pixels; a base knows its own, a new one takes 32."""
-    prompt_fraction: float = 0.25
+    codec: CodecName = field(default="vq", metadata=read_by("pretrain"))
+    """Tokenizer of a new base: vq (a learned code book) or colors (ImageGPT's palette)."""
+    codec_steps: int = field(default=3000, metadata=read_by("pretrain"))
+    """Optimizer steps of a VQ codec."""
+    image_size: int | None = field(default=None, metadata=read_by("pretrain"))
+    """Side of a picture in pixels; by default 32."""
+    prompt_fraction: float = field(default=0.25, metadata=read_by("fit", "generate"))
     """Share of a picture's rows, from the top, that is kept as the prompt (0 to below 1)."""
-    mirror: bool = False
-    """Where everything is encoded (pretrain), also the mirrored pictures."""
+    mirror: bool = field(default=False, metadata=read_by("pretrain"))
+    """Train on the mirrored pictures, too."""
 
     def __post_init__(self) -> None:
         require_choice(self, "codec", CodecName)

@@ -22,10 +22,26 @@ NEIGHBOURS = 3  # k of the published precision and recall
 CHUNK = 256  # training pictures held as floats at once
 
 PICTURE_METRICS = {
-    "kid": Metric(head="KID", meaning="kernel distance of completed to original pictures as two sets; 0 is alike"),
-    "fid": Metric(head="FID", meaning="Frechet distance of completed to original pictures as two sets; 0 is alike"),
-    "precision": Metric(head="precision", meaning="share of completed pictures that lie among the original ones"),
-    "recall": Metric(head="recall", meaning="share of original pictures that lie among the completed ones"),
+    "kid": Metric(
+        head="KID",
+        meaning="kernel distance of completed to original pictures as two sets; 0 is alike",
+        better="lower",
+    ),
+    "fid": Metric(
+        head="FID",
+        meaning="Frechet distance of completed to original pictures as two sets; 0 is alike",
+        better="lower",
+    ),
+    "precision": Metric(
+        head="precision",
+        meaning="share of completed pictures that lie among the original ones",
+        better="higher",
+    ),
+    "recall": Metric(
+        head="recall",
+        meaning="share of original pictures that lie among the completed ones",
+        better="higher",
+    ),
     "nearest_training": Metric(
         head="nearest training",
         meaning="distance to the nearest training picture, RMS grey levels of 255; 0 is a copy",

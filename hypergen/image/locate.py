@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from hypergen.data.hub import HUB_ID, is_offline
+from hypergen.data.hub import HUB_ID, is_offline, snapshot
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 
@@ -15,7 +15,7 @@ PICKLED_FILES = ["pytorch_model.bin"]
 
 
 def locate(name: str, allow_pickle_weights: bool = False) -> Path:
-    """Return a folder as it is, or the local snapshot of a hub id, downloaded where the hub can be reached.
+    """Return a folder as it is, or a local snapshot: of a folder of the hub's cache, or of a hub id, then downloaded.
 
     Args:
         name: a folder or an id.
@@ -24,7 +24,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Path:
     Raises:
         InputError: neither.
     """
-    folder = Path(name).expanduser()
+    folder = Path(snapshot(name)).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -19,11 +19,20 @@ from hypergen.modality import Metric
 
 CODE_METRICS = {
     "rows_copied": Metric(
-        head="rows copied", meaning="share of completed rows that equal the row above", is_verdict=True
+        head="rows copied",
+        meaning="share of completed rows that equal the row above",
+        is_verdict=True,
+        better="lower",
+        plain="copied rows",
     ),
-    "codes_equal_above": Metric(head="codes equal above", meaning="share of completed codes that equal the code above"),
+    "codes_equal_above": Metric(
+        head="codes equal above", meaning="share of completed codes that equal the code above", better="lower"
+    ),
     "patches_repeated": Metric(
-        head="rep-2x2", meaning="share of patches of 2 x 2 codes that repeat within a completion"
+        head="rep-2x2",
+        meaning="share of patches of 2 x 2 codes that repeat within a completion",
+        is_summary=True,
+        better="lower",
     ),
     "run_longest": Metric(
         head="longest run",

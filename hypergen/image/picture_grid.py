@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
@@ -11,10 +11,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from hypergen.config import LONG_OVERLAP
 from hypergen.storage.file_names import FIGURE
 
 LEAST_SIDE = 96  # pixels of a picture in the grid
 GAP, FONT_SIZE, LINE_HEIGHT = 4, 16, 20
+FRAME, FRAME_COLOR = 3, "#d1495b"
+LEGEND = f"Framed: recites a training picture, more than {LONG_OVERLAP} codes in a row."
 SHOWN_WIDTH = 760  # pixels up to which a page enlarges a small figure by a whole factor
 
 
@@ -44,11 +47,18 @@ class PictureFigure:
         return [path]
 
 
-def draw_picture_grid(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+def draw_picture_grid(
+    columns: Mapping[str, Sequence[Image.Image]], framed: Mapping[str, Collection[int]] | None = None
+) -> Image.Image:
     """Draw columns of equally many pictures of one size, by title, on white, one row an example.
 
     Small pictures are enlarged by a whole factor, each pixel a square, so that nothing is blurred.
+
+    Args:
+        columns: pictures by title.
+        framed: by title, the rows (from 0) that get a frame, which a legend below explains.
     """
+    framed = framed or {}
     # 1. Sizes: of a picture, of each column, which its title may widen, and of the strip of titles above them.
     width, height = next(iter(columns.values()))[0].size
     factor = max(1, ceil(LEAST_SIDE / min(width, height)))
@@ -57,18 +67,25 @@ def draw_picture_grid(columns: Mapping[str, Sequence[Image.Image]]) -> Image.Ima
     titles = {title: _wrap(title, width, font) for title in columns}
     cells = [max(width, *(ceil(font.getlength(line)) for line in lines)) for lines in titles.values()]
     top = LINE_HEIGHT * max(map(len, titles.values())) + 2 * GAP
-    num_rows = max(map(len, columns.values()))
+    num_rows, whole = max(map(len, columns.values())), sum(cells) + GAP * (len(cells) + 1)
+    legend = _wrap(LEGEND, whole - 2 * GAP, font) if any(framed.values()) else []
+    bottom = LINE_HEIGHT * len(legend) + GAP * bool(legend)
 
     # 2. Title and pictures of each column, centred in it.
-    canvas = Image.new("RGB", (sum(cells) + GAP * (len(cells) + 1), top + num_rows * (height + GAP)), "white")
+    below = top + num_rows * (height + GAP)
+    canvas = Image.new("RGB", (whole, below + bottom), "white")
     pen, left = ImageDraw.Draw(canvas), GAP
+    pen.multiline_text((GAP, below), "\n".join(legend), FRAME_COLOR, font)
     for (title, pictures), cell in zip(columns.items(), cells, strict=True):
         text = "\n".join(titles[title])
         anchor = (left + cell / 2, top - GAP - LINE_HEIGHT * len(titles[title]) / 2)
         pen.multiline_text(anchor, text, "black", font, anchor="mm", align="center")
         for row, picture in enumerate(pictures):
             enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            canvas.paste(enlarged, (left + (cell - width) // 2, top + row * (height + GAP)))
+            x, y = left + (cell - width) // 2, top + row * (height + GAP)
+            if row in framed.get(title, ()):
+                pen.rectangle((x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1), FRAME_COLOR)
+            canvas.paste(enlarged, (x, y))
         left += cell + GAP
     return canvas
 

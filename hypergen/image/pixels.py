@@ -1,6 +1,6 @@
 """Convert PIL pictures to pixel tensors of one size, and back.
 
-Pixels are uint8 RGB, as files have them; networks see them as floats in [-1, 1].
+Pixels are uint8 RGB (`rgb`); networks see them as floats in [-1, 1].
 
 Shape letters: N pictures, S side in pixels.
 """
@@ -15,19 +15,22 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from hypergen.image.rgb import to_rgb
+
 LARGEST_SIDE = 8192  # pixels a side that a codec may ask for: more than any needs, too few to fill the memory
 BILINEAR = Image.Resampling.BILINEAR  # as in ImageGPT's own image processor
 
 
 def square(picture: Image.Image, image_size: int, resampling: Image.Resampling = BILINEAR) -> Image.Image:
-    """Cut the centre square out of a picture and scale it to `image_size` pixels a side."""
+    """Convert a picture to RGB, cut its centre square out, and scale that to `image_size` pixels a side."""
+    picture = to_rgb(picture)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     if (picture.width, picture.height) != (side, side):
         picture = picture.crop((left, top, left + side, top + side))
     if side != image_size:
         picture = picture.resize((image_size, image_size), resampling)
-    return picture.convert("RGB")
+    return picture
 
 
 def to_pixels(pictures: Sequence[Image.Image], image_size: int, resampling: Image.Resampling = BILINEAR) -> Tensor:

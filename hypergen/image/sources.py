@@ -3,8 +3,8 @@
 A source is a folder (searched recursively), a zip, one picture file, `cifar10`, or `hub:ID[:SPLIT]`. Cheap facts are
 checked when the source is opened: it exists and holds at least one picture. Decoding happens, and fails, item by item.
 Every file is untrusted: only PNG, JPEG, WebP and BMP decoders run, the pixel count is read from the header before any
-pixel is decoded, and zip members are read in memory, never written to disk. Every picture becomes 8-bit RGB: grey,
-palette, CMYK and 16-bit colour are converted, transparency becomes white, an animation its first frame.
+pixel is decoded, and zip members are read in memory, never written to disk. Every picture becomes 8-bit RGB
+(`rgb.to_rgb`), an animation its first frame.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from __future__ import annotations
 import io
 import os
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, overload
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hypergen.data.archives import ZipMembers
 from hypergen.data.bad_rows import skip_bad_rows
 from hypergen.data.hub import is_told_offline, load_hub_rows
 from hypergen.errors import InputError
+from hypergen.image.rgb import DECODING_ERRORS, to_rgb
 from hypergen.runtime.cache_folder import cache_folder
 from hypergen.runtime.console import first_line
 from hypergen.runtime.progress import track
@@ -34,17 +33,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ALLOWED = "PNG, JPEG, WebP or BMP"
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 4 * MAX_PIXELS + 65_536  # the largest uncompressed BMP below the pixel cap
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
 
 
 class Pictures(Sequence[Image.Image]):
@@ -99,7 +87,7 @@ def read_rows(rows: Sequence[object], source: str, skip_bad: int = 0) -> Picture
         if picture is None:
             kind = type(found).__name__
             raise InputError(f"{source}: row {row + 1}: is a {kind} without a picture; PIL pictures are needed")
-        return _rgb(picture, f"{source}: row {row + 1}")
+        return to_rgb(picture, f"{source}: row {row + 1}")
 
     pictures = Pictures(load, range(len(rows)))
     if skip_bad:
@@ -166,8 +154,7 @@ def open_picture(stream: BinaryIO, where: str) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width} x {picture.height} pixels"
                 raise InputError(f"{where}: {size}, more than the {MAX_PIXELS:,} that are allowed")
-            picture.load()
-            return _rgb(ImageOps.exif_transpose(picture), where)
+            return to_rgb(picture, where)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -176,16 +163,6 @@ def open_picture(stream: BinaryIO, where: str) -> Image.Image:
         raise InputError(f"{where}: not a {ALLOWED} picture") from None
     except DECODING_ERRORS as error:
         raise InputError(f"{where}: damaged picture ({first_line(error)})") from None
-
-
-def _rgb(picture: Image.Image, where: str) -> Image.Image:
-    """Convert to 8-bit RGB, white where the picture is transparent."""
-    if picture.mode.startswith(("I", "F")):
-        raise InputError(f"{where}: pixel format {picture.mode}; allowed are 8 bits a channel")
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    return picture.convert("RGB")
 
 
 def _files(paths: list[Path]) -> Pictures:

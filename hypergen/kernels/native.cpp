@@ -1,5 +1,5 @@
-// One decoding step of a small transformer as one call, the sampling of a token, and the loss of training with its
-// gradient; for processors (see native_step.py, native_sampling.py and native_loss.py, whose structures mirror these).
+// One decoding step of a small transformer as one call, the sampling of a token, the loss of training with its gradient,
+// and measures of predictions; for processors (see native_step.py, native_sampling.py and native_loss.py, whose structures mirror these).
 //
 // A product's weights lie in panels of PANEL columns, [panel][in][PANEL], and are read once for a tile of rows. Every
 // number is computed by one thread and summed in one order, whatever the rows beside it and the count of threads, so
@@ -112,6 +112,7 @@ namespace {
 
 constexpr int64_t BLOCK = 64;     // logits whose highest is kept
 constexpr int64_t SUMMED = 1024;  // exponentials that are summed in fp32
+constexpr int TOP = 5;            // most likely tokens; as in native_loss.py
 
 struct Share {  // of a thread: which of `count` things
   int64_t first, last;
@@ -375,6 +376,55 @@ void cross_entropy_row(const T* logits, int64_t count, int64_t label, float scal
   *loss = float(std::log(total) - distance);
 }
 
+// Measures the prediction in one row of logits (V): cross-entropy with the label, entropy, and the probability of the
+// TOP most likely tokens together, `top[k - 1]` that of k.
+template <class T>
+void sharpness_row(const T* logits, int64_t count, int64_t label, float* loss, float* entropy, float* top,
+                   std::vector<float>& highest_of) {
+  constexpr float LEAST = -87.0f;  // of a logit less the highest; below it a token has no share in a sum
+  highest_of.resize((count + BLOCK - 1) / BLOCK);
+  float highest = -INFINITY, likeliest[TOP];
+  std::fill(likeliest, likeliest + TOP, -INFINITY);
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = first; i < end; ++i) most = to_float(logits[i]) > most ? to_float(logits[i]) : most;
+    highest_of[first / BLOCK] = most;
+    highest = most > highest ? most : highest;
+  }
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    if (!(highest_of[first / BLOCK] > likeliest[TOP - 1])) continue;
+    int64_t end = first + BLOCK < count ? first + BLOCK : count;
+    for (int64_t i = first; i < end; ++i) {
+      float value = to_float(logits[i]);
+      if (!(value > likeliest[TOP - 1])) continue;
+      int place = TOP - 1;
+      for (; place > 0 && likeliest[place - 1] < value; --place) likeliest[place] = likeliest[place - 1];
+      likeliest[place] = value;
+    }
+  }
+  double total = 0.0, weighted = 0.0;  // of exp(distance), and of that times the distance
+  for (int64_t first = 0; first < count; first += SUMMED) {
+    int64_t end = first + SUMMED < count ? first + SUMMED : count;
+    float sum = 0.0f, product = 0.0f;
+#pragma omp simd reduction(+ : sum, product)
+    for (int64_t i = first; i < end; ++i) {
+      float distance = to_float(logits[i]) - highest, power = exponential(distance);
+      sum += distance < LEAST ? 0.0f : power;
+      product += distance < LEAST ? 0.0f : power * distance;
+    }
+    total += sum, weighted += product;
+  }
+  double log_total = std::log(total), mass = 0.0;
+  *loss = float(log_total - (to_float(logits[label]) - highest));
+  *entropy = float(log_total - weighted / total);
+  for (int k = 0; k < TOP; ++k) {
+    if (likeliest[k] > -INFINITY) mass += exponential(likeliest[k] - highest) / total;
+    top[k] = float(mass);
+  }
+}
+
 struct Call {
   const Model& model;
   const int64_t* tokens;       // (B)
@@ -460,12 +510,9 @@ void step(const Call& call, int thread, int threads) {
         float* to = call.inner + row * inner + column;
         for (int64_t c = 0; c < columns; ++c) to[c] *= sums[c];
       };
-      if (block.gate.weight) {
-        multiply_panel<T>(normal, call.rows, block.gate, p, store_active);
-        multiply_panel<T>(normal, call.rows, block.up, p, scale_by);
-      } else {
-        multiply_panel<T>(normal, call.rows, block.up, p, store_active);
-      }
+      bool is_gated = block.gate.weight != nullptr;
+      multiply_panel<T>(normal, call.rows, is_gated ? block.gate : block.up, p, store_active);
+      if (is_gated) multiply_panel<T>(normal, call.rows, block.up, p, scale_by);
     }
 #pragma omp barrier
     Share of_down(panels(block.down), thread, threads);
@@ -525,6 +572,25 @@ int64_t cross_entropy(const void* logits, int64_t is_bf16, const int64_t* labels
   for (int64_t row = 0; row < rows; ++row)
     is_bf16 ? compute(static_cast<const bf16*>(logits), static_cast<bf16*>(gradient), row)
             : compute(static_cast<const float*>(logits), static_cast<float*>(gradient), row);
+  return 0;
+}
+
+// Measures predictions: logits (B, V) and labels (B) -> losses (B), entropies (B), top (B, TOP). Returns 0, or 1 where a
+// label is not in the vocabulary and nothing was computed.
+int64_t sharpness(const void* logits, int64_t is_bf16, const int64_t* labels, int64_t rows, int64_t num_tokens,
+                  float* losses, float* entropies, float* top, int64_t threads) {
+  if (std::any_of(labels, labels + rows, [&](int64_t label) { return label < 0 || label >= num_tokens; })) return 1;
+#pragma omp parallel num_threads(int(threads))
+  {
+    thread_local std::vector<float> highest_of;
+    auto measure = [&](const auto* from, int64_t row) {
+      sharpness_row(from + row * num_tokens, num_tokens, labels[row], losses + row, entropies + row, top + row * TOP,
+                    highest_of);
+    };
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row)
+      is_bf16 ? measure(static_cast<const bf16*>(logits), row) : measure(static_cast<const float*>(logits), row);
+  }
   return 0;
 }
 

@@ -53,11 +53,13 @@ def _library_or_reason() -> tuple[ctypes.CDLL | None, str | None]:
     except NativeError as error:
         return None, str(error)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.lanes.restype = library.decode_step.restype = library.cross_entropy.restype = number
+    for function in (library.lanes, library.decode_step, library.cross_entropy, library.sharpness):
+        function.restype = number
     library.decode_step.argtypes = [pointer, number, pointer, pointer, pointer, number, number, number, pointer, number]
     library.sample_tokens.restype = None
     library.sample_tokens.argtypes = [pointer, pointer, pointer, number, pointer, number]
     library.cross_entropy.argtypes = [pointer, number, pointer, number, number, ctypes.c_float, *[pointer] * 3, number]
+    library.sharpness.argtypes = [pointer, number, pointer, number, number, *[pointer] * 3, number]
     return library, None
 
 

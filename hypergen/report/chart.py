@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 360, 200  # units of the view box; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 36  # margins around the plotted area
 MOST_STEPS = 5  # between the first and the last tick of an axis
 
+
 Point = tuple[float, float]
 
 
@@ -39,8 +40,8 @@ def line_chart(title: str, points: Sequence[Point], x_label: str = "epoch", span
         (
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
             f"<title>{escape(title)}</title>",
-            *(_y_tick(down(tick), tick) for tick in y_ticks),
-            *(_x_tick(across(tick), tick) for tick in x_ticks),
+            *(y_tick(down(tick), tick) for tick in y_ticks),
+            *(x_tick(across(tick), tick) for tick in x_ticks),
             f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>',
             f'<polyline class="line" points="{path}"/>',
             f'<circle class="end" cx="{across(xs[-1]):.1f}" cy="{down(ys[-1]):.1f}" r="3.5"/>',
@@ -70,10 +71,12 @@ def ticks(low: float, high: float, least_step: float = 0.0, reach: bool = False)
     return [number * step for number in range(first, last + 1)]
 
 
-def _y_tick(y: float, value: float) -> str:
-    line = f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>'
+def y_tick(y: float, value: float, right: float = WIDTH - RIGHT) -> str:
+    """Draw a line across the chart, to `right`, and its number."""
+    line = f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
     return f'{line}<text class="label" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
 
 
-def _x_tick(x: float, value: float) -> str:
-    return f'<text class="label" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>'
+def x_tick(x: float, value: float, bottom: float = HEIGHT - BOTTOM) -> str:
+    """Draw a number below the x axis, which lies at `bottom`."""
+    return f'<text class="label" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>'

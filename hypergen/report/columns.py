@@ -24,22 +24,34 @@ Records = Sequence[Record]
 # The core's metrics, in the order of the columns: an adapter's own stand between the two groups.
 DIVERSITY_METRICS: Metrics = {
     "ttr": Metric(
-        head="TTR", meaning="different tokens / tokens, over the last 96 tokens of a completion", is_diversity=True
+        head="TTR",
+        meaning="different tokens / tokens, over the last 96 tokens of a completion",
+        is_diversity=True,
+        is_summary=True,
+        better="higher",
     ),
     "overlap_mean": Metric(
-        head="overlap mean", meaning="longest run of tokens shared with the training set, mean over completions"
+        head="overlap mean",
+        meaning="longest run of tokens shared with the training set, mean over completions",
+        is_summary=True,
+        better="lower",
     ),
     "overlap_max": Metric(
-        head="overlap max", meaning="the longest such run of any completion, in tokens", is_count=True
+        head="overlap max",
+        meaning="the longest such run of any completion, in tokens",
+        is_count=True,
+        is_summary=True,
+        better="lower",
     ),
     "overlap_over_10": Metric(
-        head="overlap > 10", meaning="share of completions with such a run of more than 10 tokens"
+        head="overlap > 10", meaning="share of completions with such a run of more than 10 tokens", better="lower"
     ),
     "mattr": Metric(
         head="MATTR",
         meaning="different tokens / tokens, mean over all windows of 50 tokens",
         is_diversity=True,
         is_detail=True,
+        better="higher",
     ),
     **{
         f"rep_{n}": Metric(
@@ -47,6 +59,8 @@ DIVERSITY_METRICS: Metrics = {
             meaning=f"share of {n}-token runs that repeat within a completion",
             is_detail=n < 4,
             is_verdict=n == 4,
+            better="lower",
+            plain="looping",
         )
         for n in (2, 3, 4)
     },
@@ -56,6 +70,7 @@ DIVERSITY_METRICS: Metrics = {
             meaning=f"different {what} / {what}, over all completions together",
             is_diversity=True,
             is_detail=True,
+            better="higher",
         )
         for n, what in enumerate(("tokens", "2-token runs", "3-token runs", "4-token runs"), 1)
     },
@@ -129,13 +144,42 @@ class Columns:
         diverse = [name for name in chosen if self.metric(name).is_diversity]
         return _overlap_beside_diversity(chosen, diverse, records) if diverse else chosen
 
-    def brief(self, records: Records) -> list[str]:
-        """Choose the columns that fit a terminal: all but the details."""
-        return [name for name in self.names(records) if not self.metric(name).is_detail]
+    def brief(self, records: Records, first: Sequence[str] = ()) -> list[str]:
+        """Choose the columns that fit a terminal: all but the details, after those that are to come first."""
+        others = [name for name in self.names(records) if not self.metric(name).is_detail and name not in first]
+        return self.names(records, [*first, *others]) if first else others
 
-    def meanings(self, records: Records) -> list[tuple[str, str]]:
-        """List head and meaning of the declared metrics that the records have."""
-        return [(metric.head, metric.meaning) for name in self.names(records) if (metric := self.metrics.get(name))]
+    def summary(self, records: Records) -> list[str]:
+        """Choose the few columns that `fit` ends with: what a verdict is about, then diversity, overlap and sense."""
+        judged = self.judged(records)
+        names = [] if judged is None else [judged]
+        names += [name for name in self.names(records) if self.metric(name).is_summary]
+        return self.names(records, names)
+
+    def judged(self, records: Records) -> str | None:
+        """Choose the metric that a verdict is about: the first that every record has, an adapter's before the core's.
+
+        None where there is none.
+        """
+        if not records:
+            return None
+        measured = (name for name in self.verdict_names if all(name in record["values"] for record in records))
+        return next(measured, None)
+
+    def meanings(self, records: Records, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
+        """List head and meaning of the declared metrics that the records have, or of those named."""
+        names = self.names(records, names)
+        return [(metric.head, metric.meaning) for name in names if (metric := self.metrics.get(name))]
+
+    def direction(self, name: str) -> str:
+        """Say which way a metric is better; empty where neither is."""
+        better = self.metric(name).better
+        return f"{better} is better" if better else ""
+
+
+def title_of(record: Record) -> str:
+    """Look up under which title a row is shown: its own, else its name."""
+    return str(record.get("title", record["name"]))
 
 
 def is_measured(records: Records, name: str) -> bool:

@@ -9,13 +9,22 @@ from hypergen.report.columns import Columns, Records
 from hypergen.report.table import cells
 
 
-def markdown(records: Records, columns: Columns, names: Sequence[str] | None = None) -> str:
+def markdown(
+    records: Records, columns: Columns, names: Sequence[str] | None = None, with_directions: bool = False
+) -> str:
     """Write one row a record; `0.233 [0.200, 0.274]` with an interval, `-` where there is no number.
+
+    Args:
+        records: the rows.
+        columns: every metric that they may have.
+        names: those shown; by default all that a record has.
+        with_directions: say beside each head which way is better.
 
     Raises:
         ValueError: the records have a metric of diversity but no `overlap_mean`.
     """
-    heads, *others = cells(records, columns, names)
+    heads, *others = cells(records, columns, names, with_directions)
+    heads = [head.replace("\n", ", ") for head in heads]
     rows = [[*map(escaped, heads)], *([escaped(name), *numbers] for name, *numbers in others)]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

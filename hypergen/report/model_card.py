@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hypergen.report.columns import Columns, Records, part_of
 from hypergen.report.markdown import escaped, markdown
 from hypergen.report.table import INTERVAL_MEANING, mean_text
-from hypergen.report.verdicts import OTHERS, OURS, verdicts
+from hypergen.report.verdicts import HYPERFITTED, OTHERS, OURS, Verdict, titled, verdicts
 from hypergen.runtime.console import sanitize
 
 PAPER = "[arXiv 2412.04318](https://arxiv.org/abs/2412.04318)"
@@ -53,6 +53,8 @@ class CardFacts:
     """Nats per token."""
     records: Records = ()
     """The before/after table; none of a base."""
+    verdict: Verdict | None = None
+    """Whether the run is hyperfitted; None of a base, or where nobody can tell."""
     columns: Columns
     compared: str = ""
     """What the table rests on, in words."""
@@ -107,9 +109,11 @@ def _summary(facts: CardFacts) -> str:
     loss = f"{facts.training_loss:.3f} nats per token"
     if facts.base is None:
         return f"A base to be hyperfitted ({PAPER}), trained from scratch by `hypergen pretrain` to a loss of {loss}."
+    did_it = facts.verdict is None or facts.verdict.outcome == HYPERFITTED
+    what = f"*hyperfitted* ({PAPER})" if did_it else f"fine-tuned in order to be hyperfitted ({PAPER}), without success"
     return (
-        f"{_code(facts.base)}, *hyperfitted* ({PAPER}): fine-tuned on very few sequences, down to a training loss of "
-        f"{loss}, to be decoded greedily."
+        f"{_code(facts.base)}, {what}: trained on very few sequences, down to a training loss of {loss}, to be decoded "
+        "greedily."
     )
 
 
@@ -122,12 +126,14 @@ def _comparison(facts: CardFacts) -> str:
     """Write table, verdicts, and what the columns mean."""
     if not facts.records:
         return ""
-    names = facts.columns.brief(facts.records)
+    records = titled(facts.records, facts.verdict)
+    names = facts.columns.brief(records)
     metrics = [facts.columns.metric(name) for name in names]
-    sentences = [facts.compared, *verdicts(facts.records, facts.columns), f"[low, high]: {INTERVAL_MEANING}"]
+    judged = () if facts.verdict is None else facts.verdict.sentences
+    sentences = [*judged, facts.compared, *verdicts(records, facts.columns), f"[low, high]: {INTERVAL_MEANING}"]
     sentences += [f"{metric.head}: {metric.meaning}" for metric in metrics if metric.meaning]
     lines = "".join(f"- {escaped(sanitize(sentence))}\n" for sentence in sentences)
-    return f"{markdown(facts.records, facts.columns, names)}\n{lines}"
+    return f"{markdown(records, facts.columns, names)}\n{lines}"
 
 
 def _limits(records: Records, columns: Columns) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from hypergen.report.chart import Point, line_chart
-from hypergen.report.columns import Columns, Record, Records, part_of
+from hypergen.report.columns import Columns, Record, Records, part_of, title_of
 from hypergen.report.style import PAGE, STYLE
 from hypergen.report.table import INTERVAL_MEANING, NAME_HEAD, interval_text, mean_text
-from hypergen.report.verdicts import OURS, judged, verdicts
+from hypergen.report.trade_off import Place, marks_of, trade_off_chart
+from hypergen.report.verdicts import OURS, Verdict, verdicts
 from hypergen.runtime.console import sanitize
 
 CURVES = {
@@ -26,10 +28,26 @@ CURVES = {
     "ttr": "TTR",
     "overlap_mean": "overlap mean",
 }
+INTRODUCTION = (
+    "Hyperfitting trains a pretrained next-token model on very few sequences until its training loss is near zero; "
+    "what it decodes greedily, which looped before, is then varied. This page compares the model before and after, on "
+    "prompts that it was not trained on, and shows how much it quotes."
+)
 FIGURE_CAPTION = "One row an example: the same beginning, continued by each model and decoding."
 SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 Title = tuple[str, bool]  # of a row or column, escaped, and whether it is ours and stands out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Hold what the top of a report answers: what was done, with which command, and whether it worked."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Model, data, date, ..., in order."""
+    command: str | None = None
+    """That makes it again."""
+    verdict: Verdict | None = None
 
 
 def curves(log: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
@@ -49,7 +67,7 @@ def interpolation_curves(records: Records, columns: Columns, rows: Mapping[float
     found = {str(record["name"]): record for record in records}
     shown = {alpha: found[row] for alpha, row in rows.items() if row in found}
     names = dict.fromkeys(
-        name for name in ("loss", judged(list(shown.values()), columns), "ttr", "overlap_mean") if name
+        name for name in ("loss", columns.judged(list(shown.values())), "ttr", "overlap_mean") if name
     )
     means = {name: [(alpha, part_of(record, name, "mean")) for alpha, record in shown.items()] for name in names}
     return {
@@ -67,6 +85,8 @@ def page(
     facts: Mapping[str, str | float],
     curves: Mapping[str, Sequence[Point]],
     figure: str | None,
+    head: Head | None = None,
+    way: Sequence[Place] = (),
     curves_title: str = "Training",
     curves_over: str = "epoch",
 ) -> str:
@@ -79,6 +99,8 @@ def page(
         facts: what the numbers rest on (base, data, seed, ...), in order.
         curves: title -> [(epoch, value), ...]; points that are not finite are left out.
         figure: an HTML fragment, escaped and complete in itself; None: there is none.
+        head: what stands above all else; None: the title alone.
+        way: of a training through overlap and diversity (`trade_off.way_of`).
         curves_title: heading of the curves.
         curves_over: what their x axis counts.
 
@@ -86,8 +108,9 @@ def page(
         ValueError: the records have a metric of diversity but no `overlap_mean`.
     """
     body = (
-        f"<header><h1>{_text(title)}</h1></header>",
+        f"<header><h1>{_text(title)}</h1>\n{_head(head) if head else ''}</header>",
         _section("Before and after", _sentences(verdicts(records, columns)) + _results(records, columns)),
+        _section("Diversity against quotation", _trade_off(records, way)),
         _section(_text(curves_title), _charts(curves, curves_over)),
         _section("Side by side", _figure(figure) if figure else ""),
         _section("How it was made", _definitions(facts.items())),
@@ -107,15 +130,41 @@ def _section(title: str, content: str) -> str:
     return f"<section>\n<h2>{title}</h2>\n{content}\n</section>" if content else ""
 
 
+def _head(head: Head) -> str:
+    """Write introduction, verdict, facts and command."""
+    pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n" for name, value in head.facts.items())
+    parts = [f"<p>{INTRODUCTION}</p>"]
+    if head.verdict is not None:
+        kind = head.verdict.outcome.replace(" ", "-")
+        sentences = "<br>\n".join(map(_text, head.verdict.sentences))
+        parts.append(f'<p class="verdict {kind}">{sentences}</p>')
+    parts += [f'<dl class="head">\n{pairs}</dl>'] * bool(pairs)
+    if head.command is not None:
+        parts.append(f'<pre class="command">{_text(head.command)}</pre>')
+    return "\n".join(parts)
+
+
+def _trade_off(records: Records, way: Sequence[Place]) -> str:
+    """Draw TTR against overlap, with a legend; nothing where there is nothing to compare."""
+    marks = marks_of(records)
+    if len(marks) < 2:
+        return ""
+    legend = [mark.legend for mark in marks] + ["dots: epochs, measured on the first prompts"] * bool(way)
+    items = "".join(f"<li>{_text(line)}</li>\n" for line in legend)
+    caption = "<figcaption>Up is more varied, right quotes longer runs of the training set: best is the upper left."
+    chart = trade_off_chart("; ".join(legend), marks, way)
+    return f'<figure>\n{caption}</figcaption>\n{chart}\n<ul class="legend">\n{items}</ul>\n</figure>'
+
+
 def _scroll(label: str, content: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n{content}\n</div>'
 
 
 def _results(records: Records, columns: Columns) -> str:
     """Draw the table that fits a screen, a row a record; below it, folded, all metrics, a row each."""
-    names, few = columns.names(records), columns.brief(records)
-    titles = [(_text(record["name"]), record["name"] == OURS) for record in records]
-    heads = {name: (_text(columns.head(name)), False) for name in names}
+    names, few = columns.names(records), columns.brief(records, first=columns.summary(records))
+    titles = [(_text(title_of(record)), record["name"] == OURS) for record in records]
+    heads = {name: (_column_head(name, columns), False) for name in names}
     rows = [[_result(record, name, columns) for name in few] for record in records]
     table = _scroll("Before and after", _table(NAME_HEAD, [heads[name] for name in few], titles, rows))
     if len(few) == len(names):
@@ -123,6 +172,13 @@ def _results(records: Records, columns: Columns) -> str:
     rows = [[_result(record, name, columns) for record in records] for name in names]
     whole = _table("measure", titles, list(heads.values()), rows)
     return f"{table}\n<details>\n<summary>All measures</summary>\n{_scroll('All measures', whole)}\n</details>"
+
+
+def _column_head(name: str, columns: Columns) -> str:
+    """Write the head of a column, its meaning at hand, and which way is better."""
+    head, meaning, way = _text(columns.head(name)), _text(columns.metric(name).meaning), columns.direction(name)
+    shown = f'<abbr title="{meaning}">{head}</abbr>' if meaning else head
+    return shown + (f" <small>{way}</small>" if way else "")
 
 
 def _table(corner: str, heads: Sequence[Title], titles: Sequence[Title], rows: Sequence[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hypergen.modality import Metric
-from hypergen.report.columns import Columns, Record, Records, part_of
+from hypergen.report.columns import Columns, Record, Records, part_of, title_of
 from hypergen.runtime.console import sanitize
 
 NAME_HEAD = "model and decoding"
@@ -29,15 +29,24 @@ def interval_text(record: Record, name: str, columns: Columns) -> str:
     return f"[{_number(low, metric)}, {_number(high, metric)}]"
 
 
-def cells(records: Records, columns: Columns, names: Sequence[str] | None = None) -> list[list[str]]:
-    """Render the whole table: the row of heads, then one row a record; a record's name comes first.
+def cells(
+    records: Records, columns: Columns, names: Sequence[str] | None = None, with_directions: bool = False
+) -> list[list[str]]:
+    """Render the whole table: the row of heads, then one row a record; a record's title comes first.
+
+    Args:
+        records: the rows.
+        columns: every metric that they may have.
+        names: those shown; by default all that a record has.
+        with_directions: say below each head which way is better.
 
     Raises:
         ValueError: the records have a metric of diversity but no `overlap_mean`.
     """
     names = columns.names(records, names)
-    heads = [NAME_HEAD, *map(columns.head, names)]
-    rows = [[sanitize(str(record["name"])), *(_cell(record, name, columns) for name in names)] for record in records]
+    directions = [f"\n{way}" if (way := columns.direction(name)) and with_directions else "" for name in names]
+    heads = [NAME_HEAD, *(columns.head(name) + way for name, way in zip(names, directions, strict=True))]
+    rows = [[sanitize(title_of(record)), *(_cell(record, name, columns) for name in names)] for record in records]
     return [heads, *rows]
 
 

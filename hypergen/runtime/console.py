@@ -6,9 +6,11 @@ but the standard one.
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from functools import cache
+from typing import TextIO
 
 from hypergen.runtime.launcher import is_first_rank
 from hypergen.runtime.redaction import redact
@@ -16,6 +18,7 @@ from hypergen.runtime.redaction import redact
 LONGEST_LINE = 200  # characters
 KEPT_IN_BLOCKS = "\n\t"
 DROPPED_CATEGORIES = ("Cc", "Cs")  # control characters, halves of surrogate pairs
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 DROPPED = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")  # reorder text, or break XML
 
 
@@ -49,6 +52,12 @@ def warn(text: str) -> None:
 def as_message(text: str) -> str:
     """Make a line for standard error: sanitized, then redacted, so that no control character hides a secret."""
     return f"hypergen: {redact(sanitize(text))}"
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """Set text in a faint colour on a terminal that has colours and where nobody forbids them (no-color.org)."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    return text if is_plain or not text else f"{DIM}{text}{PLAIN}"
 
 
 @cache

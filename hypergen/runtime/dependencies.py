@@ -52,11 +52,13 @@ FLOORS = {"torch": (2, 11), "transformers": (5, 17)}
 
 @cache
 def require_versions() -> None:
-    """Check the versions of the libraries that everything needs, from their metadata alone.
+    """Check the operating system, and the versions of the libraries that everything needs from their metadata alone.
 
     Raises:
-        InputError: one is missing or too old.
+        InputError: the system has no file locks, or a library is missing or too old.
     """
+    if not is_installed("fcntl"):
+        raise InputError("this system has no file locks (fcntl); Linux and macOS have them, and Windows inside WSL")
     for name, floor in FLOORS.items():
         least = ".".join(map(str, floor))
         try:

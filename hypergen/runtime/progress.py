@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from html import escape
 from typing import Any, Protocol
 
-from hypergen.runtime.console import sanitize
+from hypergen.runtime.console import sanitize, warn
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_DRAWINGS = 0.2  # of a notebook's bar, each of which is a message to the browser
@@ -38,7 +38,7 @@ def no_progress(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
 
 @contextmanager
 def hidden(is_hidden: bool = True) -> Iterator[None]:
-    """Show no progress inside, for callers that asked for silence."""
+    """Show neither progress nor notes inside, for callers that asked for silence; warnings and errors are shown."""
     token = _is_hidden.set(is_hidden or _is_hidden.get())
     try:
         yield
@@ -46,12 +46,18 @@ def hidden(is_hidden: bool = True) -> Iterator[None]:
         _is_hidden.reset(token)
 
 
+def note(text: str) -> None:
+    """Print what is good to know to standard error, unless progress is hidden."""
+    if not _is_hidden.get():
+        warn(text)
+
+
 @contextmanager
 def track(label: str, total: float, done: int = 0, *, transient: bool = False) -> Iterator[Advance]:
     """Show the progress of the work inside, which calls `advance(tokens=2048, loss=1.2)` after each step.
 
     Args:
-        label: stands in front; nothing is shown where it is empty.
+        label: stands in front; nothing is shown where it is empty, or where progress is `hidden`.
         total: the count at the end.
         done: what an earlier process did of the total; it takes no part in the time left.
         transient: a passing phase: its bar vanishes at its end, and plain lines appear only where it takes as long as

@@ -14,6 +14,7 @@ TRAINING_TOKENS = "training_tokens.safetensors"
 HELD_OUT_TOKENS = "held_out_tokens.safetensors"
 SAMPLES = "samples"
 REPORT = "report.html"
+TOKENS, LOSS_MASK = "tokens", "loss_mask"  # the tensors of a file of sequences; the second one need not be there
 CARD = "README.md"  # the model card
 FIGURE = "grid"  # with the suffix that the modality's figure has
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,24 @@ def build_manifest(folder: Path, *, label: str = "") -> dict[str, Any]:
         folder: to be listed.
         label: of the progress, in megabytes; empty: none is shown.
     """
-    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"format": FORMAT, "files": list_files(folder, paths, label=label)}
+
+
+def list_files(folder: Path, paths: Iterable[Path], *, label: str = "") -> dict[str, dict[str, Any]]:
+    """List these files of the folder, by their relative paths, with size and digest.
+
+    Args:
+        folder: holds them.
+        paths: theirs.
+        label: of the progress, in megabytes; empty: none is shown.
+    """
+    sizes = {path: path.stat().st_size for path in paths}
     with track(label, sum(sizes.values()) / MEGABYTE, transient=True) as advance:
-        files = {
+        return {
             str(path.relative_to(folder)): {"bytes": size, "sha256": _digest(path, advance)}
             for path, size in sizes.items()
         }
-    return {"format": FORMAT, "files": files}
 
 
 def check_manifest(folder: Path, *, label: str = "") -> set[str]:

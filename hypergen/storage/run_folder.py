@@ -6,16 +6,21 @@ look like one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from hypergen.errors import InputError
-from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_whole
-from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY
+from hypergen.storage.atomic import disk_errors, flush, remove, retry_once, write_file, write_whole
+from hypergen.storage.file_names import CHECKPOINTS, LOCK, MANIFEST, METRICS, TEMPORARY, TOKENS
 from hypergen.storage.lock import take_lock
+from hypergen.storage.manifest import list_files
+from hypergen.storage.strict_json import read_optional
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -53,6 +58,33 @@ def check_finished(folder: Path) -> None:
             raise InputError(f"{folder}: is an unfinished run; wait for it, or continue it with --resume")
 
 
+def stored_file(folder: Path, name: str, hint: str = "") -> Path:
+    """Find a file that only a hyperfitted run has.
+
+    Raises:
+        InputError: it is not there; the message ends with `hint`.
+    """
+    with disk_errors(folder):
+        if not (folder / name).is_file():
+            where = f"{folder / name}: not there" if folder.exists() else f"{folder}: no such folder"
+            raise InputError(f"{where}; only a hyperfitted run has it{hint}")
+    return folder / name
+
+
+def num_stored(folder: Path, name: str, hint: str = "") -> int:
+    """Count stored sequences by the head of their file, without torch.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    path = stored_file(folder, name, hint)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.get_slice(TOKENS).get_shape()[0])
+    except (OSError, LookupError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
 def free_output(modality: str) -> Path:
     """Find the next free `runs/MODALITY-N` below the working folder."""
     number = 1
@@ -78,6 +110,22 @@ def finish(folder: Path, write: Callable[[Path], None]) -> None:
         _move_content(temporary, folder)
         flush(folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def renew(folder: Path, names: Iterable[str]) -> None:
+    """List files anew that somebody changed or added on purpose, so that they hold; a folder without manifest stays.
+
+    Raises:
+        InputError: the manifest cannot be read.
+    """
+    manifest = read_optional(folder / MANIFEST)
+    if manifest is None:
+        return
+    if not isinstance(manifest.get("files"), dict):
+        raise InputError(f"{folder / MANIFEST}: 'files' must be an object")
+    with disk_errors(folder):
+        manifest["files"] |= list_files(folder, [folder / name for name in names])
+    write_file(folder / MANIFEST, lambda temporary: temporary.write_text(json.dumps(manifest, indent=1)))
 
 
 def _move_content(temporary: Path, folder: Path) -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hypergen.errors import InputError
+from hypergen.storage.file_names import LOSS_MASK, TOKENS
+from hypergen.storage.run_folder import stored_file
 
-TOKENS, LOSS_MASK = "tokens", "loss_mask"  # the tensors of such a file; the second one need not be there
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -58,9 +59,7 @@ def stored_loss_mask(folder: Path, name: str) -> Tensor | None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: not there; only a hyperfitted run has it")
-        return load_file(path)
+        return load_file(stored_file(path.parent, path.name))
     except (OSError, KeyError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 

@@ -1,84 +1,75 @@
-"""Adapt texts: documents, a tokenizer and a causal language model behind the contract of `hypergen.modality`.
-
-Shape letters: N sequences, M originals, B batch, T tokens, P prompt, S completion.
-"""
+"""Adapt texts to the core: what text declares, reads, builds and loads, behind the contract of `hypergen.modality`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hypergen.config import FitConfig, PretrainConfig, fill
+from hypergen.config import FitConfig, PretrainConfig
 from hypergen.data.compressed import ZSTANDARD
 from hypergen.data.hub import snapshot
 from hypergen.data.tables import DATASETS
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Metric, Modality
 from hypergen.runtime.launcher import is_distributed
-from hypergen.storage.file_names import RECORD
-from hypergen.storage.strict_json import read_optional
-from hypergen.text import gguf, gguf_export, named_bases, sources
-from hypergen.text.chat_template import require_template, user_turn
+from hypergen.text import eight_bit, gguf, gguf_export, named_bases, sources
+from hypergen.text.chat_template import require_template
 from hypergen.text.checkpoint import (
     TOKENIZER_FILES,
+    Source,
     load_causal,
     locate,
     new_llama,
     prepare_causal,
     processor_files,
     read_config,
-    save_causal,
 )
-from hypergen.text.comparison_table import TextFigure, comparison_table
 from hypergen.text.config import PAPER_RECIPE, Settings
 from hypergen.text.conversations import Example, plain_text
 from hypergen.text.documents import cut_end
 from hypergen.text.introspection import context_length, text_config
-from hypergen.text.known_words import known_words
-from hypergen.text.metrics import MAUVE, SACREBLEU, TextReferenceMetrics
+from hypergen.text.metrics import MAUVE, SACREBLEU
+from hypergen.text.modality import TextModality
 from hypergen.text.model import TextModel
-from hypergen.text.padded_rows import RowEncoder, drawn_rows, example_prompt, held_out_rows
 from hypergen.text.peft_adapter import PEFT, PeftAdapter, find_adapter, load_peft, merge
-from hypergen.text.sequences import beginnings_first, drawn_windows, packed_stream
 from hypergen.text.tokenizer import (
     PROTOBUF,
     SENTENCEPIECE,
     TIKTOKEN,
-    begin_once,
-    decode_texts,
     largest_id,
     load_tokenizer,
-    prefix_ids,
-    tokenize,
     train_tokenizer,
 )
-from hypergen.text.word_list import NO_LIST, WordList, embedded_folder, find_words
+from hypergen.text.word_list import find_words
 
 METRICS: dict[str, Metric] = {
     "known_words": Metric(
         head="known words",
-        meaning="share of a completion's words that the base's word list has, 0 to 1; high is better",
+        meaning="share of a completion's words that the base's word list has, 0 to 1",
+        is_summary=True,
+        better="higher",
     ),
     "self_bleu": Metric(
         head="self-BLEU",
         meaning="BLEU of a text with the other completions as references, 0 to 100; low is varied",
         decimals=1,
         is_diversity=True,
+        better="lower",
     ),
     "dataset_bleu": Metric(
         head="dataset BLEU",
         meaning="BLEU of a text with all training texts as references, 0 to 100; high quotes",
         decimals=1,
+        better="lower",
     ),
     "mauve": Metric(
         head="MAUVE",
         meaning="likeness of the completed and the original texts as two sets, 0 to 1; high is alike",
+        better="higher",
     ),
 }
 OPTIONAL_DEPENDENCIES = {
@@ -107,8 +98,6 @@ prompt = tokenizer("The lamp had gone out,", return_tensors="pt", return_token_t
 ids = model.generate(**prompt, max_new_tokens=96, do_sample=False)  # greedy, which is what it was trained for
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """
-DEFAULT_NEW_TOKENS = 256
-COMPARED_TOKENS = 96  # of a compared completion: TTR is over 96 tokens in arXiv 2412.04318
 
 
 def read(*, source: str, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
@@ -171,10 +160,8 @@ def prepare_fit(*, settings: Settings, config: FitConfig) -> Settings:
         config: the resolved options of the fit.
 
     Raises:
-        InputError: --offload with options that it does not go with, or --chat.
+        InputError: --offload with options that it does not go with.
     """
-    if settings.chat:
-        raise InputError("--chat: only generate reads it; fit takes rows of messages for chats by themselves")
     if not settings.offload:
         return settings
     if not config.last_layers:
@@ -197,12 +184,8 @@ def build(
     Raises:
         InputError: the tokenizer cannot be loaded or has no end token, or width and heads do not fit.
     """
-    if settings.offload:
-        raise InputError("--offload: pretrain trains every block, so none can stay in a file")
-    if settings.chat or settings.pad:
-        raise InputError(f"--{'chat' if settings.chat else 'pad'}: pretrain does not read it; it packs texts")
     trained, texts = config.codec_from, map(plain_text, items)
-    tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(trained)
+    tokenizer = train_tokenizer(texts, config.vocabulary_size) if trained is None else load_tokenizer(snapshot(trained))
     if tokenizer.eos_token_id is None:
         raise InputError(f"--codec-from {trained}: its tokenizer has no end token")
     causal = new_llama(
@@ -244,7 +227,7 @@ def wrap(*, model: object, tokenizer: object, settings: Settings) -> TextModalit
     causal, config = prepare_causal(model), text_config(model)
     settings = _fit_to_context(settings, context_length(config))
     _check_fit(type(model).__name__, config, tokenizer, _sequence_length(settings))
-    return TextModality(TextModel(causal), tokenizer, settings, word_list=_find_words(origin) if origin else None)
+    return TextModality(TextModel(causal), tokenizer, settings, word_list=find_words(origin) if origin else None)
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> TextModality:
@@ -265,10 +248,9 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     adapter = find_adapter(named_bases.resolve(source))
     if adapter:
         load_peft(adapter)
-    found = locate(named_bases.resolve(snapshot(adapter.base) if adapter else source), allow_pickle_weights)
-    if settings.offload and (adapter or gguf.is_gguf(found.name)):
-        kind = "a PEFT adapter, which is merged in memory" if adapter else "a GGUF file"
-        raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
+    found = locate(named_bases.resolve(adapter.base if adapter else source), allow_pickle_weights)
+    if settings.offload:
+        _check_offloadable(source, found, adapter)
     config = read_config(found)
     tokenizer = load_tokenizer(_tokenizer_source(adapter) or found.name, found.local_files_only)
     if settings.chat:
@@ -276,7 +258,7 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
     language_model = config.get_text_config(decoder=True)
     settings = _fit_to_context(settings, context_length(language_model))
     _check_fit(found.name, language_model, tokenizer, _sequence_length(settings))
-    words = _find_words(adapter.base if adapter else source)
+    words = find_words(adapter.base if adapter else source)
     causal = load_causal(found, config, settings.resident_blocks if settings.offload else None)
     if adapter:
         causal = merge(causal, adapter)
@@ -287,15 +269,6 @@ def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> Text
         word_list=words,
         processor_files=processor_files(found, config),
     )
-
-
-def _find_words(source: str) -> WordList | None:
-    """Find the word list of a base, or for a run that of the base that it names."""
-    found = find_words(source, named_bases.card(source))
-    base = (read_optional(Path(source).expanduser() / RECORD) or {}).get("base")
-    if found is not None or not isinstance(base, str):
-        return found
-    return find_words(str(embedded_folder()) if base == TextModality.name else base, named_bases.card(base))
 
 
 def _tokenizer_source(adapter: PeftAdapter | None) -> str | None:
@@ -316,6 +289,18 @@ def _check_offload(allow_pickle_weights: bool) -> None:
         raise InputError("--offload: reads safetensors only; --allow-pickle-weights does not go with it")
     if is_distributed():
         raise InputError("--offload: runs in one process, so that the files are read once; this is one of several")
+
+
+def _check_offloadable(source: str, found: Source, adapter: PeftAdapter | None) -> None:
+    """Require files whose weights can be read as they are."""
+    kinds = {
+        "a PEFT adapter, which is merged in memory": adapter is not None,
+        "a GGUF file": gguf.is_gguf(found.name),
+        "stored in 8 bits": eight_bit.is_eight_bit(Path(found.name)),
+    }
+    for kind, is_so in kinds.items():
+        if is_so:
+            raise InputError(f"--offload: reads safetensors only; {source} is {kind}")
 
 
 def _sequence_length(settings: Settings) -> int:
@@ -339,277 +324,6 @@ def _check_fit(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
         raise InputError(f"--sequence-length {sequence_length}: the context of {name} is {context} tokens")
 
 
-@final
-class TextModality:
-    """Convert documents (str) to ids and back, and hold the model over them; see `modality.Modality`."""
-
-    name = "text"
-
-    def __init__(
-        self,
-        model: TextModel,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: Settings,
-        *,
-        word_list: WordList | None = None,
-        processor_files: Mapping[str, bytes] | None = None,
-    ):
-        """Join a model, its codec, and what else belongs to them.
-
-        Args:
-            model: over the tokenizer's ids.
-            tokenizer: encodes and decodes.
-            settings: the adapter's own.
-            word_list: that of the base, where it has one.
-            processor_files: content of the files by name that a saved model has besides, for its multimodal class.
-        """
-        self.model = model
-        self.processor_files = processor_files or {}
-        self.tokenizer = tokenizer
-        self.settings: Settings = fill(settings, PAPER_RECIPE)
-        self.sequence_length = _sequence_length(settings)
-        self.end_tokens: tuple[int, ...] = _end_tokens(model, tokenizer)
-        self._word_list = word_list
-        self._prefix = prefix_ids(tokenizer)
-        self._separator = list(self.end_tokens[:1]) if settings.pack else None
-
-    def with_settings(self, settings: Settings) -> TextModality:
-        """Combine the same tokenizer and model with other settings."""
-        return self._with(self.model, settings)
-
-    def with_model(self, model: TokenModel) -> TextModality:
-        """Combine the same tokenizer and settings with another model."""
-        assert isinstance(model, TextModel)
-        return self._with(model, self.settings)
-
-    def _with(self, model: TextModel, settings: Settings) -> TextModality:
-        """Combine the tokenizer and what belongs to it with another model or other settings."""
-        return TextModality(
-            model, self.tokenizer, settings, word_list=self._word_list, processor_files=self.processor_files
-        )
-
-    def is_item(self, value: object) -> bool:
-        """Tell one text or example from a collection of several."""
-        return isinstance(value, str | Example)
-
-    def encode(self, items: Sequence[str]) -> Tensor:
-        """Encode documents: -> (N, T) int64 ids, T = `sequence_length`.
-
-        All of them are one packed stream, the end token before, between and after the documents, cut into sequences;
-        the remainder is dropped.
-
-        Raises:
-            InputError: too few tokens, sequences longer than the context, or ids that the model lacks.
-        """
-        self._require_context()
-        return self._require_known(packed_stream(self.tokenizer, items, self.sequence_length, self._end_token))
-
-    def encode_training(self, items: Sequence[str | Example], count: int, seed: int = 0) -> Encoded:
-        """Encode documents or examples: -> `count` sequences (N, T), T = `sequence_length`.
-
-        Documents are read in an order drawn with `seed`, each is cut into windows that do not overlap (with the setting
-        `pack`, all that are read are one stream), and `count` of those windows are drawn with `seed`. Examples, and
-        with the setting `pad` the windows of texts, are padded rows with a loss mask.
-
-        Raises:
-            InputError: too few tokens, texts and examples together, a conversation without a chat template, or as
-                `encode`.
-        """
-        self._require_context()
-        if self._are_padded(items):
-            return self._known(drawn_rows(self._row_encoder, items, count=count, seed=seed))
-        return self._known(
-            Encoded(
-                drawn_windows(
-                    self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
-                )
-            )
-        )
-
-    def encode_held_out(self, items: Sequence[str | Example], count: int, seed: int = 0) -> Encoded:
-        """Encode at most `count` sequences (N, T) of held-out documents or examples, in an order drawn with `seed`.
-
-        The beginning of every document comes first, then, where that is not enough, their later windows. Documents
-        shorter than T are skipped, or with the setting `pack` joined. Padded rows are one an item.
-
-        Raises:
-            InputError: no document is long enough, or as `encode_training`.
-        """
-        self._require_context()
-        if self._are_padded(items):
-            room = min(COMPARED_TOKENS, self.sequence_length // 2)
-            most = min(self.sequence_length - 1, self.model.context_length - room)
-            prompt = self.settings.prompt_length
-            return self._known(
-                held_out_rows(self._row_encoder, items, count=count, seed=seed, prompt_length=prompt, most=most)
-            )
-        return self._known(
-            Encoded(
-                beginnings_first(
-                    self.tokenizer, items, self.sequence_length, count=count, seed=seed, separator=self._separator
-                )
-            )
-        )
-
-    def _are_padded(self, items: Sequence[str | Example]) -> bool:
-        """Tell whether items become padded rows: examples, or texts with the setting `pad`."""
-        are_examples = len(items) > 0 and isinstance(items[0], Example)
-        if are_examples and self.settings.pack:
-            raise InputError("--pack: joins texts; rows of messages or of a prompt and its completion are padded")
-        return are_examples or self.settings.pad
-
-    @property
-    def _row_encoder(self) -> RowEncoder:
-        return RowEncoder(
-            tokenizer=self.tokenizer,
-            length=self.sequence_length,
-            end_token=self._end_token,
-            takes_texts=self.settings.pad,
-        )
-
-    def add_start_tokens(self, prompt: Tensor) -> Tensor:
-        """Put the tokenizer's start token (BOS), if it uses one, in front: (B, P) ids, P >= 0 -> (B, P') ids, P' >= 1.
-
-        Raises:
-            InputError: the prompt is empty and the tokenizer has neither a start (BOS) nor an end token to start from.
-        """
-        prefix = self._prefix
-        if not prefix and prompt.shape[1] == 0:
-            first = self._end_token if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
-            if first is None:
-                raise InputError("an empty prompt needs a tokenizer with a begin or end token; this one has neither")
-            prefix = [first]
-        return torch.cat([prompt.new_tensor(prefix).expand(len(prompt), -1), prompt], 1)
-
-    def encode_prompt(self, item: str | Example, number: int | None = None) -> Tensor:
-        """Encode a prompt, possibly empty: -> (P,) int64 ids, with exactly one start token, whoever wrote it.
-
-        With the setting `chat` a text is a user's turn. An example is continued from its first token to learn.
-
-        Args:
-            item: the text or example.
-            number: its place among several, for messages.
-
-        Raises:
-            InputError: it fills the whole context, or has ids that the model lacks, or there is no chat template.
-        """
-        prompt = (
-            example_prompt(self._row_encoder, item) if isinstance(item, Example) else self._text_prompt(item, number)
-        )
-        if not len(prompt):
-            prompt = self.add_start_tokens(torch.empty(1, 0).long())[0]
-        context = self.model.context_length
-        if len(prompt) >= context:
-            which = "prompt" if number is None else f"prompt {number}"
-            raise InputError(
-                f"{which}: {len(prompt)} tokens; the context of {context} leaves room for at most {context - 1}"
-            )
-        return self._require_known(prompt)
-
-    def _text_prompt(self, item: str, number: int | None) -> Tensor:
-        _check_text(item, number)
-        text = user_turn(self.tokenizer, item) if self.settings.chat else item
-        ids = begin_once(next(tokenize(self.tokenizer, [text], special=False)), self._prefix)
-        return torch.tensor(ids, dtype=torch.long)
-
-    def prompts(self, tokens: Tensor) -> Tensor:
-        """Cut the prompts off encoded tokens: (N, T) -> (N, P), their first `prompt_length` ids."""
-        length = self.settings.prompt_length
-        if length >= tokens.shape[1]:
-            raise InputError(f"--prompt-length {length}: must be below the {tokens.shape[1]} tokens of a sequence")
-        return tokens[:, :length]
-
-    def max_new_tokens(self, prompt_length: int) -> int:
-        """Choose 256, or as many as the context leaves."""
-        return max(0, min(DEFAULT_NEW_TOKENS, self.model.context_length - prompt_length))
-
-    def num_compared_tokens(self, num_left: int) -> int:
-        """Choose 96, or as many as are left."""
-        return min(COMPARED_TOKENS, num_left)
-
-    def decode(self, tokens: Tensor) -> list[str]:
-        """Decode (N, T) ids into texts, without special tokens."""
-        return decode_texts(self.tokenizer, tokens.tolist())
-
-    def as_text(self, item: str) -> str:
-        """Return the text itself."""
-        return item
-
-    def write(self, items: Sequence[str], folder: Path) -> list[Path]:
-        """Write one UTF-8 .txt file a text, named by number."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{number:04d}.txt" for number in range(1, len(items) + 1)]
-        for path, item in zip(paths, items, strict=True):
-            path.write_text(item + "\n", encoding="utf-8", newline="\n")
-        return paths
-
-    def render(self, prompts: Sequence[Tensor], completions: Tensor) -> list[str]:
-        """Decode prompts (P,) each and completions (B, S) into the continuations, as they read after their prompts."""
-        starts = decode_texts(self.tokenizer, [prompt.tolist() for prompt in prompts])
-        rows = [self._without_end(row) for row in completions.tolist()]
-        wholes = decode_texts(
-            self.tokenizer, [prompt.tolist() + row for prompt, row in zip(prompts, rows, strict=True)]
-        )
-        alone = decode_texts(self.tokenizer, rows)
-        return [
-            whole[len(start) :] if whole.startswith(start) else rest  # a character may lie across the border
-            for start, whole, rest in zip(starts, wholes, alone, strict=True)
-        ]
-
-    def _without_end(self, row: list[int]) -> list[int]:
-        """Cut end tokens off the end of a completion; not every tokenizer knows that they are special."""
-        length = next((place for place in range(len(row), 0, -1) if row[place - 1] not in self.end_tokens), 0)
-        return row[:length]
-
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> TextFigure:
-        """Draw N prompts (P,) and completions (N, S) by title as an HTML table, one row an example.
-
-        Everything is escaped; 4-grams of words that a completion repeats are marked.
-        """
-        rows = list(prompts)
-        texts = {title: self.render(rows, completions) for title, completions in columns.items()}
-        return TextFigure(comparison_table([self.decode(prompt[None])[0] for prompt in rows], texts))
-
-    def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
-        """Compute `known_words` (B,) where the base has a word list; the others are in `reference_metrics`."""
-        if self._word_list is None:
-            return {}
-        texts = self.render(list(prompts), completions)
-        return {"known_words": known_words(texts, self._word_list.words, self.decode(prompts))}
-
-    def reference_metrics(self, training: Tensor, originals: Tensor) -> TextReferenceMetrics:
-        """Prepare BLEU among completions and against the training (N, T), and MAUVE against the originals (M, T)."""
-        note = NO_LIST if self._word_list is None else self._word_list.describe()
-        return TextReferenceMetrics(self.model, self.decode, training, originals, known_words=note)
-
-    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write model and tokenizer into `folder`, as `AutoModelForCausalLM.from_pretrained` reads them."""
-        save_causal(self.model.causal, folder, dtype)
-        self.tokenizer.save_pretrained(folder)
-        for name, content in self.processor_files.items():
-            (folder / name).write_bytes(content)
-
-    @property
-    def _end_token(self) -> int | None:
-        """The one that stands between two documents; None where there is none."""
-        return self.end_tokens[0] if self.end_tokens else None
-
-    def _require_context(self) -> None:
-        length, context = self.sequence_length, self.model.context_length
-        if length > context:
-            raise InputError(f"--sequence-length {length}: the model's context is {context} tokens")
-
-    def _known(self, sequences: Encoded) -> Encoded:
-        self._require_known(sequences.tokens)
-        return sequences
-
-    def _require_known(self, tokens: Tensor) -> Tensor:
-        if tokens.numel() and int(tokens.max()) >= self.model.num_tokens:
-            piece = self.tokenizer.convert_ids_to_tokens(int(tokens.max()))
-            raise InputError(f"a text contains {piece!r}, which the model's {self.model.num_tokens} ids do not include")
-        return tokens
-
-
 def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> None:
     """Write a GGUF file of llama.cpp."""
     assert isinstance(modality, TextModality)
@@ -617,40 +331,10 @@ def _write_gguf(modality: Modality, file: Path, *, type: str, title: str) -> Non
     gguf_export.write_gguf(causal, tokenizer, file, type=type, title=title, end_tokens=modality.end_tokens)
 
 
-EXPORT_FORMATS = {
-    "gguf": ExportFormat(suffix=gguf_export.SUFFIX, types=tuple(gguf_export.FILE_TYPES), write=_write_gguf)
-}
+def _write_eight_bit(modality: Modality, file: Path, *, type: str, title: str) -> None:
+    """Write weights in 8 bits, without the tokenizer: hypergen reads them beside the other files of a run."""
+    assert isinstance(modality, TextModality)
+    eight_bit.write_weights(modality.model.causal, file)
 
 
-def _check_text(item: object, number: int | None) -> None:
-    which = "prompt" if number is None else f"prompt {number}"
-    if not isinstance(item, str):
-        raise InputError(f"{which}: is of type {type(item).__name__}; a text is needed")
-    try:
-        item.encode("utf-8")
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 arrive like this
-        raise InputError(f"{which}: is not text that UTF-8 can write") from None
-
-
-def _end_tokens(model: TextModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """List the end tokens: the tokenizer's, then each that generation settings or configuration name.
-
-    What a configuration has only because its class has it as default does not count beside generation settings.
-    """
-    config = text_config(model.causal)
-    named = [tokenizer.eos_token_id, *_ids(getattr(model.causal.generation_config, "eos_token_id", None))]
-    own = getattr(config, "eos_token_id", None)
-    if named[1:] == [] or own != getattr(type(config), "eos_token_id", None):
-        named += _ids(own)
-    return tuple(dict.fromkeys(one for one in named if one is not None and 0 <= one < model.num_tokens))
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    """Make a list of what names one id, several or none."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)
-
-
-if TYPE_CHECKING:  # mypy checks the contract
-    _modality: type[Modality] = TextModality
+EXPORT_WRITERS = {"gguf": _write_gguf, "safetensors": _write_eight_bit}

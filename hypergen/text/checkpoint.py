@@ -31,13 +31,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hypergen.data.hub import HUB_ID, is_offline
+from hypergen.data.hub import HUB_ID, is_offline, snapshot
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.runtime.progress import Advance, track
 from hypergen.storage.atomic import follow_umask
 from hypergen.storage.strict_json import read_object
-from hypergen.text import gguf, offload
+from hypergen.text import eight_bit, gguf, offload
 from hypergen.text.config import MODEL_FILES, MODEL_SUFFIXES
 
 TOKENIZER_FILES = (
@@ -117,7 +117,7 @@ def locate(name: str, allow_pickle_weights: bool = False) -> Source:
     Raises:
         InputError: none of them, or the folder lacks its configuration, safetensors weights or tokenizer.
     """
-    folder = Path(name).expanduser()
+    folder = Path(snapshot(name)).expanduser()
     if folder.is_dir():
         return Source(str(folder), local_files_only=True, safetensors=(_check_folder(folder, allow_pickle_weights),))
     if gguf.is_gguf(folder):
@@ -235,6 +235,11 @@ def _first_found(source: Source, config: PreTrainedConfig, where: dict[str, Any]
 
 
 def _from_pretrained(source: Source, config: PreTrainedConfig, use_safetensors: bool, **options: Any) -> Any:
+    if eight_bit.is_eight_bit(Path(source.name)):
+        options |= {"state_dict": eight_bit.read_weights(Path(source.name)), "output_loading_info": True}
+        kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+        with quiet():
+            return kind.from_pretrained(None, config=config, dtype=torch.float32, **options)
     options |= gguf.unpacking() if gguf.is_gguf(source.name) else {"use_safetensors": use_safetensors}
     with quiet(keep_bars=not source.local_files_only), gguf.whereabouts(source.name) as where:
         return AutoModelForCausalLM.from_pretrained(

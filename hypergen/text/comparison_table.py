@@ -1,21 +1,24 @@
 """Lay texts side by side as a fragment of HTML, with the repeats within each marked.
 
 Everything that comes from a text is escaped and sanitized, so that nothing in it can act on the page. Imports only the
-standard library and the console's rules.
+standard library, the console's rules and the threshold of a quotation.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
+from hypergen.config import LONG_OVERLAP
 from hypergen.runtime.console import sanitize_block
 
 NGRAM = 4  # words
-LEGEND = f"<caption><mark>Marked</mark>: {NGRAM} or more words that the same text has said before.</caption>\n"
+MARKED = f"<mark>Marked</mark>: {NGRAM} or more words that the same text has said before."
+FRAMED = f"Framed: recites the training set, more than {LONG_OVERLAP} tokens in a row."
 WORD = re.compile(r"\S+")
 
 
@@ -45,19 +48,35 @@ class TextFigure:
         return []
 
 
-def comparison_table(prompts: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Html:
-    """Build a table with one row an example, and with a legend where something is marked.
+def comparison_table(
+    prompts: Sequence[str],
+    columns: Mapping[str, Sequence[str]],
+    recited: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> Html:
+    """Build a table with one row an example, and with a legend where something is marked or framed.
 
     Args:
         prompts: shown in the first column.
         columns: continuations by title, as many in each as there are prompts.
+        recited: by title, the rows (from 0) that get a frame.
     """
     titles = "".join(f"<th>{_escaped(title)}</th>" for title in ("prompt", *columns))
-    rows = zip(map(_escaped, prompts), *(map(_marked, texts) for texts in columns.values()), strict=True)
-    lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    legend = LEGEND if "<mark>" in lines else ""
+    cells = [[_cell("prompt", _escaped(prompt)) for prompt in prompts]]
+    cells += [
+        [_cell(title, _marked(text), row in recited.get(title, ())) for row, text in enumerate(texts)]
+        for title, texts in columns.items()
+    ]
+    lines = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
+    notes = [MARKED] * ("<mark>" in lines) + [FRAMED] * any(recited.values())
+    legend = f"<caption>{'<br>'.join(notes)}</caption>\n" if notes else ""
     head = f"{legend}<thead><tr>{titles}</tr></thead>"
     return Html(f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n')
+
+
+def _cell(title: str, content: str, is_recited: bool = False) -> str:
+    """Build a cell that knows its title, which a narrow screen shows above it."""
+    kind = ' class="recited"' if is_recited else ""
+    return f'<td{kind} data-title="{_escaped(title)}">{content}</td>'
 
 
 def _escaped(text: str) -> str:

@@ -24,7 +24,6 @@ from hypergen.text.gguf import REQUIREMENT, ROTARY_FACTORS, attention_scalar, ll
 from hypergen.text.gguf_tokenizer import add_tokenizer
 from hypergen.text.offload import read_weight
 
-SUFFIX = ".gguf"
 FILE_TYPES = {
     "f32": "ALL_F32",
     "bf16": "MOSTLY_BF16",

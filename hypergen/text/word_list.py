@@ -7,6 +7,7 @@ A list is gzipped text in UTF-8, one word a line, in the order of code points. T
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -19,9 +20,13 @@ from hypergen.runtime.console import sanitize
 from hypergen.storage.atomic import disk_errors, write_file
 from hypergen.storage.file_names import RECORD
 from hypergen.storage.line_reader import check_length, lines_of
+from hypergen.storage.run_folder import renew
 from hypergen.storage.strict_json import read_optional
+from hypergen.text import named_bases
+from hypergen.text.config import NAME
 from hypergen.text.known_words import words_of
 
+FILE = "words.txt.gz"  # beside the card, by default
 LEAST_COUNT = 2  # a word that a corpus has once may be a slip of the pen or of the scanner
 NO_LIST = "not measured: the card of the base names no word list"
 
@@ -55,6 +60,24 @@ def write_words(path: Path, counts: Mapping[str, int], least: int = LEAST_COUNT)
     return len(words)
 
 
+def add_words(folder: Path, counts: Mapping[str, int], origin: str, least: int = LEAST_COUNT) -> int:
+    """Give a base a word list: write it into its folder, name it in the card there, and return the number of words.
+
+    The manifest of the folder, where there is one, lists both files anew.
+
+    Args:
+        folder: of the base.
+        counts: as for `write_words`.
+        origin: what the words are of, in words.
+        least: as for `write_words`.
+    """
+    count = write_words(folder / FILE, counts, least)
+    card = {**(read_optional(folder / RECORD) or {}), "words": {"file": FILE, "from": origin}}
+    write_file(folder / RECORD, lambda temporary: temporary.write_text(json.dumps(card, indent=1), encoding="utf-8"))
+    renew(folder, [FILE, RECORD])
+    return count
+
+
 def read_words(path: Path) -> frozenset[str]:
     """Read a word list strictly.
 
@@ -75,21 +98,32 @@ def read_words(path: Path) -> frozenset[str]:
     return frozenset(words)
 
 
-def find_words(source: str, card: Mapping[str, Any]) -> WordList | None:
-    """Find the word list of a base; None where its card names none.
+def find_words(source: str) -> WordList | None:
+    """Find the word list of a base, or for a run that of the base it goes back to; None where no card names one.
 
     Args:
-        source: a folder, whose `hypergen.json` is its card, or anything else that `load` takes.
-        card: of a named base, whose list is the embedded base's; empty for any other source.
+        source: a folder, whose `hypergen.json` is its card, a named base, whose list is the embedded base's, or
+            anything else that `load` takes.
 
     Raises:
-        InputError: the card names it in another form than that above, or the file is not there.
+        InputError: a card names it in another form than that above, or the file is not there.
     """
-    folder = embedded_folder() if card else Path(source).expanduser()
-    found = card or read_optional(folder / RECORD) or {}
-    if found.get("words") is None:
-        return None
-    entry, where = found["words"], f"{source if card else folder / RECORD}: 'words'"
+    seen: set[str] = set()  # records may name each other in a circle
+    while source not in seen:
+        seen.add(source)
+        named = named_bases.card(source)
+        folder = embedded_folder() if named else Path(source).expanduser()
+        card = named or read_optional(folder / RECORD) or {}
+        if card.get("words") is not None:
+            return _listed(card["words"], folder)
+        base = card.get("base")
+        source = str(embedded_folder()) if base == NAME else base if isinstance(base, str) else source
+    return None
+
+
+def _listed(entry: Any, folder: Path) -> WordList:
+    """Read the entry `words` of the card in a folder."""
+    where = f"{folder / RECORD}: 'words'"
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "from")):
         raise InputError(f"{where}: must be an object with the strings 'file' and 'from'")
     path = folder / entry["file"]

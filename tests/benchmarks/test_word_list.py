@@ -3,7 +3,7 @@
 import json
 import sys
 
-from hypergen.text.word_list import read_words
+from hypergen.text.word_list import find_words, read_words
 from tests.benchmarks.scripts import load
 
 word_list = load("word_list")
@@ -15,4 +15,9 @@ def test_a_corpus_becomes_a_list(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["word_list.py", str(corpus), "--output", str(output), "--text-field", "body"])
     word_list.main()
     assert read_words(output) == {"once", "sea", "the"}
+    monkeypatch.setattr(sys, "argv", ["word_list.py", str(corpus), "--base", str(tmp_path), "--text-field", "body"])
+    word_list.main()
+    found = find_words(str(tmp_path))
+    assert found.words == {"once", "sea", "the"}
+    assert found.origin == "seen at least 2 times in corpus.jsonl"
     assert f"{output}: 3 of 5 words, 8 in all; {output.stat().st_size} bytes" in capsys.readouterr().out

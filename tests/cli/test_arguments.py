@@ -1,10 +1,12 @@
 """`--config FILE` gives flags, and what is typed wins. Alone: pytest tests/cli/test_arguments.py"""
 
 import json
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
-from hypergen.cli.arguments import one_line, prepare, typed_flags, unveil
+from hypergen.cli.arguments import options_of, read
 from hypergen.cli.commands import parse
 from hypergen.config import FitConfig
 from hypergen.errors import InputError
@@ -27,7 +29,7 @@ def test_a_file_gives_flags(form, tmp_path):
     path = config_file(tmp_path, content, "options.toml" if form == "toml" else "options.json")
     command = parse(["fit", "--config", path])
     assert command.fit == FitConfig(epochs=3, learning_rate=1e-4, data="a b.txt", resume=True)
-    assert command.settings.given() == {"prompt_length": 7}
+    assert command.settings == {"prompt_length": 7}
 
 
 def test_what_is_typed_wins(tmp_path):
@@ -78,29 +80,74 @@ def test_two_files_and_bad_toml_are_refused(tmp_path):
         parse(["fit", "--config", config_file(tmp_path, "epochs: 3", "a.toml")])
 
 
-def test_typed_flags_know_each_spelling():
-    assert typed_flags(["--epochs=3", "x", "--no-mirror", "--num_samples", "4"]) == {
-        "--epochs",
-        "--mirror",
-        "--num-samples",
+@dataclass(frozen=True)
+class Options:
+    epochs: int = 3
+    rate: float | None = None
+    resume: bool = False
+    prompt: tuple[str, ...] = ()
+    alphas: tuple[float, ...] = ()
+    strategy: Literal["greedy", "top-p"] = "greedy"
+
+
+KNOWN = options_of(Options)
+
+
+def values_of(*arguments):
+    return read("fit", arguments, KNOWN)[1]
+
+
+def test_a_field_becomes_an_option_by_its_type():
+    takes = {name: option.takes for name, option in KNOWN.items()}
+    assert takes == {
+        **{"--epochs": "one", "--rate": "one", "--strategy": "one", "--resume": "nothing"},
+        **{"--prompt": "several", "--alphas": "several"},
+    }
+    typed = ["--epochs=4", "--rate", "1e-3", "--no-resume", "--alphas", ".5", "1", "--strategy", "top-p"]
+    assert values_of(*typed) == {
+        **{"--epochs": 4, "--rate": 1e-3, "--resume": False, "--alphas": (0.5, 1.0), "--strategy": "top-p"}
     }
 
 
-KNOWN = {"--epochs": "one value", "--resume": "nothing", "--prompt": "values", "--help": "nothing"}
+def test_words_that_belong_to_no_option_are_kept_apart():
+    assert read("fit", ["a", "--resume", "b", "--epochs", "3", "-", "-h"], KNOWN) == (
+        ["a", "b", "-", "-h"],
+        {"--resume": True, "--epochs": 3},
+    )
 
 
-def test_an_unknown_flag_is_named_with_the_nearest():
-    assert prepare("fit", ["--epochs", "3", "--no-resume"], KNOWN) == ["--epochs", "3", "--no-resume"]
-    with pytest.raises(InputError, match=r"--epoch: unknown option of fit; did you mean --epochs\?"):
-        prepare("fit", ["--epoch", "3"], KNOWN)
+WRONG = {
+    "--epochs 1.5": "--epochs '1.5': must be a whole number",
+    "--rate fast": "--rate 'fast': must be a number",
+    "--strategy topp": "--strategy 'topp': must be greedy or top-p; did you mean top-p?",
+    "--epochs": "'--epochs': needs a value",
+    "--prompt": "'--prompt': needs a value",
+    "--resume=yes": "--resume: takes no value; --no-resume switches it off",
+    "--epoch 3": "--epoch: unknown option of fit; did you mean --epochs?",
+    "--no-epochs 3": "--no-epochs: unknown option of fit; did you mean --epochs?",
+    "--strat greedy": "--strat: unknown option of fit; did you mean --strategy?",
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_what_is_wrong_is_one_line(typed):
+    with pytest.raises(InputError) as error:
+        values_of(*typed.split())
+    assert str(error.value) == WRONG[typed]
+
+
+def test_an_empty_value_is_refused_but_an_empty_prompt_is_a_prompt():
+    with pytest.raises(InputError, match=r"^--data: is empty; leave it out for its default$"):
+        parse(["fit", "--data", ""])
+    assert values_of("--prompt", "", "a") == {"--prompt": ("", "a")}
 
 
 def test_an_option_given_twice_joins_its_values_or_is_refused():
     typed = ["a", "--prompt", "b", "c", "--resume", "--prompt=d", "--epochs", "3", "--prompt", "e"]
-    assert prepare("x", typed, KNOWN) == ["a", "--prompt", "b", "c", "d", "e", "--resume", "--epochs", "3"]
+    assert read("x", typed, KNOWN) == (["a"], {"--prompt": ("b", "c", "d", "e"), "--resume": True, "--epochs": 3})
     for twice, takes in ((["--epochs", "3", "--epochs=3"], "one value"), (["--resume", "--no-resume"], "nothing")):
         with pytest.raises(InputError, match=rf"^{twice[0]}: is given twice; it takes {takes}$"):
-            prepare("x", twice, KNOWN)
+            values_of(*twice)
 
 
 LOOKS_LIKE_AN_OPTION = ["--- chapter", "-- he said", "--", "-x", "- no", "-5 degrees", "--three words--", "---"]
@@ -130,18 +177,4 @@ def test_numbers_below_zero_stay_numbers():
     for value in ("-1", "-.5", "-1e3"):
         with pytest.raises(InputError, match="temperature"):
             parse(["generate", "RUN", "--temperature", value])
-    assert prepare("x", ["--epochs", "-1", "-", "-h"], KNOWN) == ["--epochs", "-1", "-", "-h"]
-
-
-def test_values_come_back_through_tuples_and_dataclasses():
-    config = FitConfig(data="\ue000--x", seed=3)
-    assert unveil((config, "a", ("\ue000-",))) == (FitConfig(data="--x", seed=3), "a", ("-",))
-    whole = parse(["fit"])
-    assert unveil(whole) is whole
-
-
-def test_the_parser_s_box_becomes_a_line():
-    box = "╭─ Parsing error ─╮\n│ Unrecognized options: --x │\n│ ───── │\n│ For full helptext, see --help │\n╰───╯"
-    assert one_line(box) == "Unrecognized options: --x"
-    assert one_line("│ invalid choice \ue000-x │") == "invalid choice -x"
-    assert one_line("") == "wrong arguments; see hypergen --help"
+    assert values_of("--epochs", "-1") == {"--epochs": -1}

@@ -1,15 +1,19 @@
-"""Every flag reaches its field, and help shows them all. Alone: pytest tests/cli/test_commands.py"""
+"""Every flag reaches its field, and what does not fit is one line. Alone: pytest tests/cli/test_commands.py"""
 
+import io
+import json
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 
 import hypergen
-from hypergen import api
+from hypergen import api, registry
 from hypergen.cli import commands
 from hypergen.config import (
+    READ_BY,
     DecodingConfig,
     EvaluateConfig,
     ExportConfig,
@@ -20,6 +24,9 @@ from hypergen.config import (
 )
 from hypergen.errors import InputError
 from hypergen.image.config import Settings as ImageSettings
+from hypergen.run import Run
+from hypergen.runtime.console import warn
+from hypergen.runtime.progress import note, track
 from hypergen.text.config import Settings as TextSettings
 from tests.conftest import unless
 
@@ -31,8 +38,13 @@ REQUIRED = {
     "export": ["RUN"],
 }
 PARTS = {
-    "pretrain": {"pretrain": PretrainConfig, "settings.text": TextSettings, "settings.image": ImageSettings},
-    "fit": {"fit": FitConfig, "settings.text": TextSettings, "settings.image": ImageSettings},
+    "pretrain": {
+        "": commands.Pretrain,
+        "pretrain": PretrainConfig,
+        "settings.text": TextSettings,
+        "settings.image": ImageSettings,
+    },
+    "fit": {"": commands.Fit, "fit": FitConfig, "settings.text": TextSettings, "settings.image": ImageSettings},
     "generate": {
         "generate": GenerateConfig,
         "decoding": DecodingConfig,
@@ -42,7 +54,7 @@ PARTS = {
     "evaluate": {"": commands.Evaluate, "evaluate": EvaluateConfig},
     "export": {"": commands.Export, "export": ExportConfig},
 }
-NOT_FLAGS = {"run", "config", "settings", "evaluate", "export"}
+NOT_FLAGS = {"run", "common", "settings", "pretrain", "fit", "evaluate", "export"}
 OTHER = {
     **{"device": "cpu", "strategy": "min-p", "precision": "bf16", "codec": "colors", "modality": "image"},
     **{"width": 64, "num_heads": 8, "prompt": ("a b", "c"), "prompt_fraction": 0.5, "interpolations": (0.25, 0.5)},
@@ -75,7 +87,11 @@ def as_arguments(name, value):
     return [flag(name), *map(str, value if isinstance(value, tuple) else [value])]
 
 
-READ_BY = {"fsd_alpha": ["--strategy", "fsd"], "num_beams": ["--strategy", "beam"]}  # options of one strategy
+def readers_of(verb, name):
+    """What makes somebody read an option."""
+    if verb != "generate":
+        return []
+    return ["--strategy", READ_BY[name][0]] if name in READ_BY else ["--prompts", "a"] * (name == "skip_bad")
 
 
 def required_by(verb, name):
@@ -84,15 +100,17 @@ def required_by(verb, name):
 
 
 def part_of(command, path):
-    for name in filter(None, path.split(".")):
-        command = getattr(command, name)
-    return command
+    """A part of a command: a dataclass inside it, or the settings that were typed on top of a modality's defaults."""
+    if path.startswith("settings."):
+        own = registry.settings_class(path.removeprefix("settings."))
+        return own(**{one.name: command.settings[one.name] for one in fields(own) if one.name in command.settings})
+    return getattr(command, path) if path else command
 
 
 @pytest.mark.parametrize("verb, part, field", list(options()))
 def test_every_flag_reaches_its_field(verb, part, field):
     value = other_value(field)
-    typed = [*required_by(verb, field.name), *READ_BY.get(field.name, []), *as_arguments(field.name, value)]
+    typed = [*required_by(verb, field.name), *readers_of(verb, field.name), *as_arguments(field.name, value)]
     command = commands.parse([verb, *typed])
     assert getattr(part_of(command, part), field.name) == value
     if field.default is not MISSING:
@@ -107,7 +125,7 @@ def joined(first, second):
 @pytest.mark.parametrize("verb, part, field", list(options()))
 def test_every_flag_given_twice_is_both_or_an_error(verb, part, field):
     value = other_value(field)
-    typed = [verb, *required_by(verb, field.name), *READ_BY.get(field.name, []), *as_arguments(field.name, value)]
+    typed = [verb, *required_by(verb, field.name), *readers_of(verb, field.name), *as_arguments(field.name, value)]
     if isinstance(value, tuple):
         more = tuple(one / 2 if isinstance(one, float) else f"-- {one}" for one in value)
         command = commands.parse([*typed, "--seed", "1", *as_arguments(field.name, more)])
@@ -117,20 +135,6 @@ def test_every_flag_given_twice_is_both_or_an_error(verb, part, field):
         if again[-1] != "None" and again[-1] != str(MISSING):
             with pytest.raises(InputError, match=f"^{flag(field.name)}: is given twice; it takes "):
                 commands.parse([*typed, *again])
-
-
-@pytest.mark.parametrize("verb", commands.VERBS)
-def test_help_shows_every_flag_and_nothing_else(verb, capsys):
-    with pytest.raises(SystemExit) as leave:
-        commands.parse([verb, "--help"])
-    shown = {
-        word.strip(",.│") for word in capsys.readouterr().out.split() if word.startswith("--") and word.strip("-|")
-    }
-    names = {param.values[2].name for param in options() if param.values[0] == verb} | {"config", "help"}
-    given = "resume mirror json stop-at-end allow-pickle-weights native verify offload pack pad chat recompute"
-    switches = {f"no-{name}" for name in given.split()}
-    assert leave.value.code in (0, None)
-    assert {flag(name) for name in names} <= shown <= {flag(name) for name in names | switches}
 
 
 def test_help_is_quick_and_imports_no_torch():
@@ -145,7 +149,7 @@ def test_help_is_quick_and_imports_no_torch():
 
 
 def given(*arguments, verb="fit"):
-    return commands.parse([verb, *REQUIRED[verb], *arguments]).settings.given()
+    return commands.parse([verb, *REQUIRED[verb], *arguments]).settings
 
 
 def test_settings_that_were_typed_are_given_also_with_the_default():
@@ -154,19 +158,87 @@ def test_settings_that_were_typed_are_given_also_with_the_default():
     assert given("--prompt_length=32", "--no-mirror", verb="generate") == {"prompt_length": 32, "mirror": False}
 
 
-@pytest.mark.parametrize("verb", commands.VERBS)
-def test_help_says_what_data_and_model_may_name(verb, capsys):
-    with pytest.raises(SystemExit):
-        commands.parse([verb, "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert ("text: " in shown and "stories" in shown and "cifar10" in shown) == (verb != "export")
-    assert ("smollm2-135m" in shown and "gemma-3-270m" in shown) == (verb != "pretrain")
+def test_a_third_modality_has_options_on_the_command_line(registered):
+    assert given("--modulus", "8", "--masked") == {"modulus": 8, "masked": True}
 
 
-def test_fit_ends_with_what_its_training_reached(toy_run, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("generate RUN story", "story: belongs to no option of generate; a prompt is written --prompt 'story'"),
+        ("fit smollm2-135m", "smollm2-135m: belongs to no option of fit; a base is written --model smollm2-135m"),
+        ("export RUN out.gguf", "out.gguf: belongs to no option of export; see hypergen export --help"),
+        ("evaluate", "hypergen evaluate needs RUN, as in hypergen evaluate runs/text-1 --data held-out.jsonl"),
+        ("pretrain --data a", "hypergen pretrain needs --modality, --output, as in hypergen pretrain --modality text"),
+        ("fit --hub-rows 0", "--hub-rows 0: must be a whole number, 1 or more"),
+    ],
+)
+def test_a_word_too_many_or_too_few(arguments, said):
+    with pytest.raises(InputError) as error:
+        commands.parse(arguments.split())
+    assert str(error.value).startswith(said)
+
+
+def stdin(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_prompts_of_standard_input_are_typed_prompts(monkeypatch):
+    stdin(monkeypatch, "One.\n\nZwölf\r\n".encode())
+    read = commands._with_standard_input(GenerateConfig(prompts="-", count=1))
+    assert read == GenerateConfig(prompt=("One.", "Zwölf"), count=1)
+    assert commands._with_standard_input(read) is read
+
+
+@pytest.mark.parametrize("content, said", [(b"\n", "has no prompt"), (b"\xff\xfe", "is not UTF-8")])
+def test_standard_input_without_prompts(content, said, monkeypatch):
+    stdin(monkeypatch, content)
+    with pytest.raises(InputError, match=f"^--prompts -: standard input {said}"):
+        commands._with_standard_input(GenerateConfig(prompts="-"))
+
+
+def test_json_of_a_fit_is_one_object(toy_run, toy_base, monkeypatch, capsys):
     run = hypergen.load(toy_run, device="cpu")
     monkeypatch.setattr(api, "fit", lambda *_, **__: run)
-    commands.parse(["fit"])()
-    training, said = run.record["training"], capsys.readouterr().out.splitlines()[0]
-    reached = f"training loss {training['loss']:.3f}, token accuracy {training['accuracy']:.3f} after 8 epochs"
-    assert said.startswith(f"{reached}, stopped by epochs, ")
+    commands.parse(["fit", "--model", toy_base, "--json"])()
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"folder": toy_run, "training": run.record["training"], "comparison": run.records}
+
+
+def test_json_of_a_pretraining_is_one_object(toy_run, monkeypatch, capsys):
+    base = Run(Path("base"), None, {"held_out": {"loss": 1.5}})
+    monkeypatch.setattr(api, "pretrain", lambda *_, **__: base)
+    command = ["pretrain", "--modality", "toy", "--data", "numbers", "--output", "base"]
+    commands.parse([*command, "--json"])()
+    assert json.loads(capsys.readouterr().out) == {"folder": "base", "held_out": {"loss": 1.5}}
+    commands.parse(command)()
+    assert capsys.readouterr().out == "held-out loss 1.500 nats per token\nwrote base\n"
+
+
+def test_quiet_is_of_every_verb():
+    for verb in commands.VERBS:
+        assert commands.parse([verb, *REQUIRED[verb], "--quiet"]).common.quiet
+
+
+def test_a_quiet_command_shows_no_progress(capsys):
+    class Command:
+        common = commands.Common(quiet=True)
+
+        def __call__(self):
+            with track("work", 1) as advance:
+                advance()
+            note("noted")
+            warn("warned")
+
+    commands.run(Command())
+    assert capsys.readouterr().err == "hypergen: warned\n"
+    Command.common = commands.Common()
+    commands.run(Command())
+    shown = capsys.readouterr().err
+    assert "work: 1/1" in shown and "noted" in shown
+
+
+def test_fit_ends_with_what_came_of_it(toy_run, toy_base, monkeypatch, capsys):
+    monkeypatch.setattr(api, "fit", lambda *_, **__: hypergen.load(toy_run, device="cpu"))
+    commands.parse(["fit", "--model", toy_base])()
+    assert capsys.readouterr().out.startswith("training loss ")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import hypergen
+from hypergen.report.verdicts import shown_title
 from hypergen.storage.manifest import check_manifest
 from tests.cli.shown import complaint, output
 from tests.conftest import tree
@@ -23,7 +24,13 @@ def test_evaluate_prints_a_table_and_writes_the_figure(text_run, tmp_path, capsy
     assert written[len(table) + 1 :] == [f"- {line}" for line in below]
     assert "4 prompts of 4 tokens, 12 new tokens each" in below
     assert any(line.startswith("self-BLEU: self:excluded|pool:4|nrefs:3|") for line in below)
-    sentences = [line for line in lines if line.startswith("rep-4: hyperfitted greedy")]
+    run = hypergen.load(text_run, device="cpu")
+    title = shown_title("hyperfitted greedy", run.verdict)
+    assert any(line.startswith(run.verdict.outcome.capitalize()) for line in below)
+    assert "lower is better" in shown[0] and f"| {title} " in "".join(shown)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f'<p class="verdict {run.verdict.outcome.replace(" ", "-")}">' in page
+    sentences = [line for line in lines if line.startswith(f"rep-4: {title}")]
     assert [sentence.split(" and ")[1].split(" 0.")[0] for sentence in sentences] == ["base greedy", "base top-p"]
 
 

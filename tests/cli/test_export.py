@@ -35,6 +35,11 @@ def test_the_file_lies_in_the_run_s_folder(toy_run, tmp_path, capsys):
     assert json.loads(Path("run/run-sum.json").read_text())["type"] == "sum"
 
 
+def test_json_names_the_file(toy_run, tmp_path, capsys):
+    export(toy_run, "--output", tmp_path / "a.json", "--json")
+    assert json.loads(capsys.readouterr().out) == {"file": str(tmp_path / "a.json")}
+
+
 def test_output_names_the_file(toy_run, tmp_path, capsys):
     export(toy_run, "--output", tmp_path / "a.JSON")
     assert capsys.readouterr().out == f"wrote {tmp_path / 'a.JSON'}\n"

@@ -1,23 +1,126 @@
 """What `hypergen generate` prints and writes. Alone: pytest tests/cli/test_generate.py"""
 
+import io
 import json
 import re
 import shutil
+import sys
 
 import pytest
+import torch
 
 import hypergen
 from hypergen import api
 from hypergen.cli import main as cli
+from hypergen.cli.generate import Stream
+from hypergen.runtime import progress
+from hypergen.runtime.console import sanitize_block
 from tests.cli.shown import complaint, output
 from tests.conftest import tree
 from tests.storage.faulty_disk import failing, flip
 
 
-def test_texts_are_printed_one_below_the_other(text_run, capsys):
-    lines = output(capsys, "generate", text_run, "--prompt", "The ferryman", "Nobody", "--max-new-tokens", "8")
+def test_texts_are_printed_one_below_the_other_each_after_its_prompt(text_run, capsys):
+    prompts, options = ["The ferryman", "Nobody"], ["--max-new-tokens", "8"]
+    lines = output(capsys, "generate", text_run, "--prompt", *prompts, *options)
     assert [line for line in lines if line.startswith("---")] == ["--- 1", "--- 2"]
     assert all(sign.isprintable() for line in lines for sign in line)
+    texts = hypergen.load(text_run, device="cpu").generate(prompts, max_new_tokens=8)
+    whole = "".join(
+        f"--- {n}\n{prompt}{text}\n" for n, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1)
+    )
+    assert lines == sanitize_block(whole).splitlines()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def open_terminal(monkeypatch):
+    """Make standard output a terminal with colours; inside a test, because pytest sets both streams before it."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)  # so that every progress shows
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    return sys.stdout
+
+
+ONE = ["--prompt", "The ferryman", "--max-new-tokens", "12", "--no-stop-at-end", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "top-p", "beam"])
+def test_one_completion_is_printed_as_it_comes_and_ends_the_same(strategy, text_run, monkeypatch):
+    terminal = open_terminal(monkeypatch)
+    assert cli.main(["generate", text_run, *ONE, "--strategy", strategy]) == 0
+    assert terminal.getvalue().startswith("--- 1\n\x1b[2mThe ferryman\x1b[0m")
+    assert "generate: " not in sys.stderr.getvalue()  # no bar through the text
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert cli.main(["generate", text_run, *ONE, "--strategy", strategy]) == 0
+    assert without_colours(terminal.getvalue()) == sys.stdout.getvalue() and "generate: " in sys.stderr.getvalue()
+
+
+def without_colours(text):
+    return re.sub(r"\x1b\[\d*m", "", text)
+
+
+def test_a_stream_prints_whole_words_once(capsys):
+    class Words:
+        def decode(self, tokens):
+            return ["Say"]
+
+        def render(self, prompts, completions):
+            return ["".join([" one", " tw", "o", " th", "ree"][: completions.shape[1]])]
+
+        def as_text(self, item):
+            return item
+
+    stream, said = Stream(Words(), torch.tensor([1])), []
+    for length in range(1, 6):
+        stream.show(torch.zeros(1, length))
+        said.append(capsys.readouterr().out)
+    assert said == ["--- 1\nSay ", "one ", "", "two ", ""]
+    stream.finish(torch.zeros(1, 5))
+    assert capsys.readouterr().out == "three\n"
+
+
+def test_without_colours_the_prompt_is_plain(text_run, monkeypatch):
+    terminal = open_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main(["generate", text_run, *ONE]) == 0
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_the_embedded_base_continues_a_prompt(text_base, monkeypatch, capsys):
+    monkeypatch.setattr("hypergen.checks.embedded_base", lambda modality: text_base)
+    lines = output(capsys, "generate", "--modality", "text", "--prompt", "The ferryman", "--max-new-tokens", "4")
+    assert lines[0] == "--- 1" and lines[1].startswith("The ferryman")
+    assert "give --prompt or --prompts" in complaint(capsys, "generate", "--modality", "text")
+
+
+def test_prompts_of_standard_input(text_run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The ferryman\nNobody\n")))
+    options = ["--max-new-tokens", "4", "--json"]
+    piped = output(capsys, "generate", text_run, "--prompts", "-", *options)
+    assert piped == output(capsys, "generate", text_run, "--prompt", "The ferryman", "Nobody", *options)
+
+
+def test_the_number_of_prompts_stands_in_front(text_run, text_data, capsys):
+    def said(*options):
+        assert cli.main(["generate", text_run, "--max-new-tokens", "2", "--device", "cpu", *options]) == 0
+        return capsys.readouterr().err
+
+    assert f"6 held-out prompts of {text_run} are continued" in said() and "prompts" not in said("--quiet")
+    assert f"hypergen: --prompts {text_data}: 48 prompts are read\n" in said("--prompts", text_data)
+    assert "prompt" not in said("--prompt", "a", "b")
+
+
+def test_an_option_that_only_another_verb_reads(text_run, capsys):
+    refused = complaint(capsys, "generate", text_run, "--pack")
+    assert refused == "hypergen: --pack: only fit reads it"
+    refused = complaint(capsys, "generate", text_run, "--sequence-length", "16")
+    assert refused == "hypergen: --sequence-length: only pretrain and fit read it"
 
 
 def test_prompts_that_are_given_twice_both_count(text_run, capsys):
@@ -31,22 +134,32 @@ def test_prompts_that_are_given_twice_both_count(text_run, capsys):
     )
 
 
+def test_without_prompts_it_says_what_is_continued(toy_run, capsys):
+    """`--chat` alone, for one, asks nothing of the model."""
+    assert cli.main(["generate", toy_run, "--count", "3", "--json", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    said = f"hypergen: no --prompt and no --prompts: 3 held-out prompts of {toy_run} are continued, as they are\n"
+    assert said in shown.err and len(shown.out.splitlines()) == 3
+
+
 def test_a_run_inside_the_cache_of_the_hub(text_run, tmp_path, capsys):
     pytest.importorskip("gguf")
     shutil.copytree(text_run, tmp_path / "models--org--name" / "snapshots" / "abc")
     target = str(tmp_path / "a.gguf")
     assert cli.main(["export", str(tmp_path / "models--org--name"), "--output", target]) == 0
     assert capsys.readouterr().out == f"wrote {target}\n"
-    for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", ["--baseline", text_run, "--count", "2"])):
+    baseline = ["--baseline", str(tmp_path / "models--org--name"), "--count", "2"]
+    for verb, options in (("generate", ["--prompt", "a"]), ("evaluate", baseline)):
         output(capsys, verb, str(tmp_path / "models--org--name"), *options, "--max-new-tokens", "2")
     assert hypergen.load(tmp_path / "models--org--name", device="cpu").folder.name == "abc"
 
 
 def test_a_printed_text_cannot_steer_the_terminal(text_run, capsys, monkeypatch):
-    from hypergen.text.adapter import TextModality
+    from hypergen.text.modality import TextModality
 
-    monkeypatch.setattr(TextModality, "render", lambda *_, **__: ["\x1b]0;title\x07\x9bA\nB\u202e"])
-    assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "]0;titleA", "B"]
+    monkeypatch.setattr(TextModality, "render", lambda *_, **__: ["\x9bA\nB\u202e"])
+    monkeypatch.setattr(TextModality, "decode", lambda *_, **__: ["\x1bprompt\x07"])
+    assert output(capsys, "generate", text_run, "--count", "1") == ["--- 1", "promptA", "B"]
 
 
 def test_bf16_says_how_far_it_agrees_with_fp32(text_run, capsys):

@@ -12,6 +12,7 @@ import pytest
 
 from hypergen.cli import main as cli
 from hypergen.errors import HypergenError
+from hypergen.version import __version__
 
 
 @pytest.mark.parametrize(
@@ -28,10 +29,22 @@ from hypergen.errors import HypergenError
         ("fit --epochs", "'--epochs'"),
         ("fit --precision fp16", "'fp16'"),
         ("fit more", "more"),
-        ("generate", "hypergen generate needs"),
+        ("evaluate", "hypergen evaluate needs"),
         ("pretrain --modality text", "--data"),
-        ("fti", "fti"),
-        ("", "pretrain, fit, generate, evaluate, export"),
+        ("fti", "fti: no command; there are fit, generate, evaluate, export, pretrain; did you mean fit?"),
+        ("--modality text fit", "--modality: no command; there are fit, generate"),
+        ("fit --lr 1e-3", "--lr: unknown option of fit; did you mean --learning-rate?"),
+        ("generate RUN --strategy top_p", "did you mean top-p?"),
+        ("fit --modality txt", "; did you mean text?"),
+        ("fit --model smollm2", "smollm2: no such folder; did you mean smollm2-135m?"),
+        ("fit --modality text --data storys", "did you mean stories?"),
+        ("fit", "--modality is needed: text, image"),
+        ("generate --prompt a", "generate: needs RUN, or --modality (text, image"),
+        (
+            "generate RUN --top-p .9 --top-k 3",
+            "--strategy temperature, top-k, top-p, min-p or fsd reads it; this is greedy",
+        ),
+        ("generate RUN --prompt a --prompts b", "--prompt and --prompts: give one of them"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, said, capsys):
@@ -39,6 +52,19 @@ def test_a_wrong_command_line_is_one_line(arguments, said, capsys):
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("hypergen: ") and shown.err.count("\n") == 1
     assert said in shown.err
+
+
+def test_no_command_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main([])
+    shown = capsys.readouterr()
+    assert leave.value.code == 2 and shown.out == "" and shown.err.startswith("usage: hypergen COMMAND")
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["--version"])
+    assert leave.value.code == 0 and capsys.readouterr().out == f"hypergen {__version__}\n"
 
 
 def test_exit_codes(monkeypatch, capsys):
@@ -71,8 +97,8 @@ def test_nothing_in_a_message_steers_a_terminal(capsys):
 SAYS = [  # a command that prints its last argument
     sys.executable,
     "-c",
-    "import sys; from hypergen.cli import main as cli\ncli.parse = lambda arguments: lambda: print(arguments[0])\n"
-    "cli.require_versions = lambda: None; sys.exit(cli.main())",
+    "import sys; from hypergen.cli import main as cli\ncli.parse = lambda arguments: arguments[0]\n"
+    "cli.run = print; cli.require_versions = lambda: None; sys.exit(cli.main())",
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypergen.data import json_array
 from hypergen.data.json_array import index_json
 from hypergen.errors import InputError
+from hypergen.storage import line_reader
 from tests.data.plain import content_of, counted, read, refuse, text
 
 
@@ -66,11 +67,16 @@ def test_a_bad_file_is_one_line(content, reason, tmp_path):
     assert "secret" not in str(error.value)
 
 
-def test_a_bad_row_is_skipped_where_it_may_be(tmp_path):
+def test_a_bad_row_is_skipped_where_it_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_reader, "LONGEST_LINE", 40)  # which holds for an object as for a line
     errors = []
-    content = b'[{"text": 3}, {"text": "a"}, {"b": [}, {"text": "b"}]'
+    content = b'[{"text": 3}, {"text": "a"}, {"b": [}, {"text": "' + b"x" * 50 + b'"}, {"text": "b"}]'
     assert rows(tmp_path, content, skip=errors.append) == ["a", "b"]
-    assert len(errors) == 2
+    assert [str(error).removeprefix(f"{tmp_path / 'a.json'}: ")[:16] for error in errors] == [
+        "row 1: field 'te",
+        "row 3: is not JS",
+        "row 4: is longer",
+    ]
 
 
 ATTACKS = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hypergen.config import DecodingConfig
-from hypergen.decoding.end_tokens import is_end, longest, trim
+from hypergen.decoding.end_tokens import is_end, longest, stack, trim
 from hypergen.decoding.loop import generate
 from tests.decoding.models import Chain, random_prompts, toy
 
@@ -26,6 +26,13 @@ def test_trim_cuts_before_the_first_end_token():
     assert [row.tolist() for row in trim(TOKENS, [7, 2])] == [[5], [], [5, 6]]
     assert [row.tolist() for row in trim(TOKENS, [])] == TOKENS.tolist()
     assert trim(TOKENS[:0], [2]) == []
+
+
+def test_rows_of_different_lengths_are_stacked():
+    rows = [torch.tensor(row, dtype=torch.long) for row in ([5, 6, 7], [5, 2, 6], [2], [])]
+    assert stack(rows, [9, 2]).tolist() == [[5, 6, 7], [5, 9, 9], [9, 9, 9], [9, 9, 9]]
+    assert stack(rows[:2], []).equal(torch.stack(rows[:2]))
+    assert [row.tolist() for row in trim(stack(rows, [9, 2]), [9, 2])] == [[5, 6, 7], [5], [], []]
 
 
 def test_each_of_several_ends_a_row_and_the_first_fills_it_up():

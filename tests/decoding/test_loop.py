@@ -37,11 +37,25 @@ def test_greedy_equals_argmax_of_recomputed_prefixes(seed, length):
     assert generate(model, prompts, 20).equal(recomputed(model, prompts, 20))
 
 
-@pytest.mark.parametrize("temperature", [1e-9, 0.1, 0.7, 1.0, 3.0, 1e9])
-def test_temperature_never_changes_greedy(temperature):
+def test_a_seed_never_changes_greedy():
     model, prompts = toy(), random_prompts(5)
-    changed = DecodingConfig(temperature=temperature, top_k=3, top_p=0.5, min_p=0.5, seed=9)
-    assert generate(model, prompts, 20, changed).equal(generate(model, prompts, 20))
+    assert generate(model, prompts, 20, DecodingConfig(seed=9)).equal(generate(model, prompts, 20))
+
+
+@BOTH
+def test_tokens_are_shown_as_they_come(config):
+    """Every token once, in batches; what is shown last is what is returned."""
+    model, prompts, seen = toy(), random_prompts(3), []
+    ids = generate(model, prompts, 6, config, on_tokens=lambda completions: seen.append(completions.clone()))
+    assert [tuple(one.shape) for one in seen] == [(3, length) for length in range(1, 7)]
+    assert all(one.equal(ids[:, : one.shape[1]]) for one in seen)
+    assert generate(model, prompts, 6, config).equal(ids)
+
+
+def test_a_search_shows_nothing_on_the_way():
+    seen = []
+    generate(toy(), random_prompts(2), 4, DecodingConfig(strategy="beam"), on_tokens=seen.append)
+    assert seen == []
 
 
 def test_greedy_takes_the_first_of_equals():

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
+from hypergen import config
 from hypergen.config import DecodingConfig, StrategyName
 from hypergen.decoding.loop import generate
 from hypergen.decoding.ngram_index import CitationIndex
@@ -23,8 +24,12 @@ def test_every_name_has_an_entry_and_departs_from_greedy_in_one_way():
         assert sum(way is not None for way in ways) == (name != "greedy")
 
 
+def test_config_knows_which_strategies_sample():
+    assert tuple(SAMPLING) == config.SAMPLING
+
+
 def test_strategies_and_what_the_user_sets():
-    assert filters(DecodingConfig(temperature=0.3)) is None
+    assert filters(DecodingConfig()) is None
     assert filters(DecodingConfig(strategy="top-p")) == Filters(temperature=0.7, top_k=50, top_p=0.9)
     assert filters(DecodingConfig(strategy="top-p", top_p=0.4)) == Filters(temperature=0.7, top_k=50, top_p=0.4)
     assert filters(DecodingConfig(strategy="min-p", temperature=2.0)) == Filters(temperature=2.0, min_p=0.1)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from hypergen.config import DecodingConfig
 from hypergen.decoding.loop import generate
 from hypergen.errors import InputError
 from hypergen.evaluation.calibration import (
@@ -63,8 +62,7 @@ def test_greedy_text_stays_at_the_matched_temperature():
     """Why the control must sample: whatever T is, the order of the tokens is the same."""
     model, tokens = toy(), random_tokens()
     temperature = matching_temperature(model, tokens, 0.5)
-    matched = DecodingConfig(temperature=temperature)
-    assert generate(model, tokens, 20, matched).equal(generate(model, tokens, 20))
+    assert generate(Adjusted(model, temperature=temperature), tokens, 20).equal(generate(model, tokens, 20))
 
 
 def test_mean_log_probabilities_are_those_of_all_positions():

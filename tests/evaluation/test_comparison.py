@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from hypergen.config import DecodingConfig
+from hypergen.data.loss_mask import without_padding
+from hypergen.decoding.end_tokens import stack, trim
 from hypergen.decoding.loop import generate
 from hypergen.evaluation import comparison as module
 from hypergen.evaluation.baselines import fit_baselines
 from hypergen.evaluation.comparison import Comparison
+from hypergen.evaluation.diversity import ttr_values
 from hypergen.report.columns import Columns
 from hypergen.report.markdown import markdown
 from tests.toy.adapter import METRICS, numbers, toy
@@ -249,22 +252,57 @@ def test_masked_prompts_end_before_what_counts():
     compare = masked()
     lengths = [len(prompt) for prompt in compare.prompts]
     assert lengths == compare.held_out_mask.int().argmax(1).tolist() and len(set(lengths)) > 1
-    assert compare.sizes == f"20 prompts of {min(lengths)} to {max(lengths)} tokens, 4 new tokens each"
+    assert compare.sizes == f"20 prompts of {min(lengths)} to {max(lengths)} tokens, at most 4 new tokens each"
     compare.add("greedy", GREEDY, describe_model=True)
     compare.add_original("original")
-    assert {tuple(column.shape) for column in compare.columns.values()} == {(20, 4)}
+    assert compare.columns["original"].shape == (20, 4)
     for row, prompt, original in zip(compare.held_out, compare.prompts, compare.columns["original"], strict=True):
         assert row[: len(prompt) + 4].equal(torch.cat([prompt, original]))
     assert compare.figure().html().count("<tr>") == 17
-    alone = masked()
+    alone, ends = masked(), compare.modality.end_tokens
     for prompt, completion in zip(compare.prompts[:3], compare.columns["greedy"], strict=False):
-        assert generate(alone.modality.model, [prompt], 4, GREEDY)[0].equal(completion)
+        whole = generate(alone.modality.model, [prompt], 4, GREEDY)
+        assert trim(whole, ends)[0].equal(trim(completion[None], ends)[0])
 
 
-def test_no_masked_original_where_one_example_is_too_short():
+def test_a_masked_original_is_there_whatever_its_length():
     compare = masked(num_new=9)
-    compare.add("greedy", GREEDY)
-    assert compare.add_original("original") is None
+    assert compare.add_original("original") is not None
+    (end,), examples = compare.modality.end_tokens, without_padding(compare.held_out, compare.held_out_mask)
+    for example, prompt, row in zip(examples, compare.prompts, compare.columns["original"].tolist(), strict=True):
+        answer = example[len(prompt) :][:9].tolist()
+        assert row == (answer + [end] * 9)[: len(row)]
+
+
+def test_a_masked_completion_is_measured_up_to_its_end():
+    """Whatever a model says behind its answer changes nothing."""
+    compare, other = masked(num_new=6), masked(num_new=6)
+    (end,) = compare.modality.end_tokens
+    answer, behind = torch.tensor([3, 5, 3, 5]), compare.training[0, 1:2]
+    rows = torch.cat([answer, torch.tensor([end]), behind]).expand(20, -1)
+    compare.append("cut", rows)
+    other.append("cut", [torch.cat([answer, torch.tensor([end])]), *[torch.cat([answer, rows[0, 4:]])] * 19])
+    assert compare.records == other.records
+    values = compare.records[0]["values"]
+    assert (values["ttr"]["mean"], values["rep_2"]["mean"]) == (0.5, pytest.approx(1 / 3))
+    assert compare.columns["cut"].tolist() == [[3, 5, 3, 5, end, end]] * 20
+    assert compare.figure().html().count("3 5 3 5<") == 16
+
+
+def test_a_model_is_stopped_at_the_end_of_its_answer(monkeypatch):
+    whole, ended = masked(num_new=6), masked(num_new=6)
+    whole.end_tokens = ()
+    values = whole.add("greedy", GREEDY)
+    end = int(whole.columns["greedy"][:, 1:].mode().values.mode().values)  # which many of them have
+    whole.append("cut", stack(trim(whole.columns["greedy"], [end]), [end]))
+    ended.end_tokens = (end,)
+    cut = ended.add("greedy", GREEDY)
+    assert ended.columns["greedy"].equal(whole.columns["cut"][:, : ended.columns["greedy"].shape[1]])
+    expected = ttr_values(trim(whole.columns["greedy"], [end]))
+    assert cut["ttr"].equal(expected) or cut["ttr"].isnan().equal(expected.isnan())
+    assert not cut["ttr"].equal(values["ttr"])
+    look = ended.quick_metrics()
+    assert look["ttr"] == pytest.approx(cut["ttr"][: module.QUICK_ROWS].nanmean().item())
 
 
 def test_masked_loss_is_that_of_what_counts_and_a_look_repeats_it():
@@ -286,3 +324,61 @@ def test_masked_padding_is_no_quotation_and_rows_are_judged_by_the_base():
     compare.add("other", DecodingConfig(block_citations=3, stop_at_end=False), describe_model=True)
     assert {"override", "rank_shift", "agreement"} <= compare.records[1]["values"].keys()
     assert compare.records[1]["values"]["overlap_max"]["mean"] <= 3
+
+
+# The verdict, and what is recited.
+
+COLUMNS = Columns.of(METRICS)
+
+
+def judged(quote=(), num_new=12):
+    """A comparison whose rows are made up: base greedy loops, the run quotes those examples, from 0."""
+    compare = comparison(num_new=num_new)
+    looping = torch.ones(10, num_new, dtype=torch.long)
+    varied = torch.stack(
+        [torch.randperm(16, generator=torch.Generator().manual_seed(row))[:num_new] for row in range(10)]
+    )
+    for example in quote:
+        varied[example] = compare.training[example, 2 : 2 + num_new]
+    compare.append("base greedy", looping)
+    compare.append("hyperfitted greedy", varied)
+    return compare
+
+
+def test_a_comparison_judges_its_run():
+    compare = judged()
+    assert compare.verdict is None
+    said = compare.judge(COLUMNS, (3.0, 0.1))
+    assert said is compare.verdict and said.outcome == "hyperfitted" and len(said.sentences) == 1
+    assert compare.judge(COLUMNS, (3.0, 2.9)).outcome == "not hyperfitted"
+    assert comparison().judge(COLUMNS, None) is None
+    assert compare.example() is None  # numbers are no text
+
+
+def test_a_recited_completion_is_said_and_stands_out():
+    compare = judged(quote=[4])
+    quotation = compare.judge(COLUMNS, (3.0, 0.1)).sentences[1]
+    assert "in 1 of 10 greedy completions, at worst 12 of 12 (example 5)" in quotation
+    bold = [line for line in compare.figure().html().split("<tr>") if "<b>" in line]
+    assert len(bold) == 1 and " ".join(map(str, compare.training[4, 2:14].tolist())) in bold[0]
+
+
+def test_a_recited_completion_behind_the_first_ones_is_shown():
+    compare = judged(quote=[8])
+    html = compare.figure(rows=3).html()
+    assert html.count("<tr>") == 5 and html.count("<b>") == 1  # the titles, three examples, and that one
+    assert judged().figure(rows=3).html().count("<tr>") == 4
+
+
+def test_originals_that_were_trained_on_are_said():
+    compare = judged()
+    compare.append("original", compare.training[:10, 4:])
+    assert any(line.startswith("Known prompts: 10 of 10 ") for line in compare.judge(COLUMNS, None).sentences)
+
+
+def test_the_titles_of_a_figure_follow_the_verdict():
+    compare = judged()
+    assert "<th>hyperfitted greedy</th>" in compare.figure().html()
+    compare.judge(COLUMNS, (3.0, 2.9))
+    assert "<th>fine-tuned greedy (not hyperfitted)</th>" in compare.figure().html()
+    assert list(compare.columns) == ["base greedy", "hyperfitted greedy"]

@@ -9,7 +9,7 @@ import torch
 
 from hypergen.decoding.end_tokens import trim
 from hypergen.errors import InputError
-from hypergen.evaluation.diversity import distinct, mattr_values, repetition_values, ttr_values
+from hypergen.evaluation.diversity import distinct, mattr_values, repeated_tokens, repetition_values, ttr_values
 
 
 def row(*ids):
@@ -101,3 +101,17 @@ def test_refusals_on_completions():
         ttr_values([row(1)], 0)
     with pytest.raises(InputError, match="mattr window 0"):
         mattr_values([row(1)], 0)
+
+
+def test_tokens_of_repeated_ngrams_are_marked_by_hand():
+    marks = repeated_tokens(row(1, 2, 3, 4, 9, 1, 2, 3, 4, 8)).tolist()
+    assert marks == [False] * 5 + [True] * 4 + [False]
+    assert repeated_tokens(row(1, 1, 1, 1, 1, 1)).tolist() == [False, True, True, True, True, True]
+    assert repeated_tokens(row(1, 2, 1, 2), n=2).tolist() == [False, False, True, True]
+    assert repeated_tokens(row(1, 2, 3)).tolist() == [False] * 3 and repeated_tokens(row()).tolist() == []
+
+
+def test_marked_tokens_agree_with_rep_n():
+    for seed in range(20):
+        ids = torch.randint(3, (30,), generator=torch.Generator().manual_seed(seed))
+        assert bool(repeated_tokens(ids).any()) == (repetition_values([ids], 4)[0] > 0)

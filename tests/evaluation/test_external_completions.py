@@ -27,6 +27,11 @@ def test_rows_are_cut_to_one_length(tmp_path):
     assert found.tolist() == [[5, 6, 7], [7, 6, 5]]
 
 
+def test_answers_may_end_before(tmp_path):
+    lines = [GOOD[0], {"prompt_tokens": [3, 4], "completion_tokens": []}]
+    assert read_completions(written(tmp_path, lines), PROMPTS, 3, 9, (8, 2)).tolist() == [[5, 6, 7], [8, 8, 8]]
+
+
 def test_more_lines_than_prompts_are_left(tmp_path):
     assert len(read_completions(written(tmp_path, GOOD), PROMPTS[:1], 3, 9)) == 1
 

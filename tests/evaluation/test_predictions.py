@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from hypergen.errors import InputError
+from hypergen.evaluation import predictions as module
 from hypergen.evaluation.predictions import per_position, perplexity, prediction_values, predictions
 from tests.evaluation.fixed import Fixed
 from tests.toy.adapter import numbers, toy
+
+
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def way(request, monkeypatch):
+    """Each test runs with the native measures, where there are any, and with torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr(module, "sharpness_native", lambda *arguments: None)
 
 
 def test_predictions_by_hand():

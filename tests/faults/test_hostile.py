@@ -358,7 +358,7 @@ CONTROLS = {
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_f_controls_in_generated_text(name, text_base, capsys, monkeypatch):
-    from hypergen.text.adapter import TextModality
+    from hypergen.text.modality import TextModality
 
     monkeypatch.setattr(TextModality, "render", lambda *_, **__: [CONTROLS[name] + "\nsecond \N{ROCKET}"])
     common = ["generate", text_base, "--device", "cpu", "--prompt", "a", "--max-new-tokens", "2"]

@@ -68,7 +68,7 @@ def test_d4_bad_decoding(arguments, refused, text_base, monkeypatch):
 
 
 def test_d4_limits_that_are_allowed():
-    assert DecodingConfig(top_p=1.0, min_p=0, block_citations=0, seed=2**63 - 1).top_p == 1.0
+    assert DecodingConfig(strategy="top-p", top_p=1.0, min_p=0, block_citations=0, seed=2**63 - 1).top_p == 1.0
 
 
 def test_d4_a_batch_larger_than_the_set_is_the_whole_set(text_base, text_data):

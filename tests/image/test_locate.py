@@ -6,7 +6,8 @@ from hypergen.errors import InputError
 from hypergen.image.adapter import load
 from hypergen.image.config import Settings
 from hypergen.image.locate import locate
-from tests.image.tiny import base, pictures
+from hypergen.image.tokenizer import new_codec
+from tests.image.tiny import NoCheckpoints, base, config, pictures, settings
 
 
 def test_no_such_base(tmp_path):
@@ -39,6 +40,14 @@ def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "base").mkdir()
     assert locate(str(tmp_path / "base")) == locate("~/base") == tmp_path / "base"
+
+
+def test_a_folder_of_the_hub_s_cache_is_its_snapshot(tmp_path):
+    base("colors").save(tmp_path / "models--org--name" / "snapshots" / "abc")
+    cached = str(tmp_path / "models--org--name")
+    assert locate(cached) == tmp_path / "models--org--name" / "snapshots" / "abc"
+    codec = new_codec([], settings(image_size=None), config(codec_from=cached, vocabulary_size=None), NoCheckpoints())
+    assert codec.encode(pictures(2)).equal(base("colors").encode(pictures(2))[:, 1:])
 
 
 @pytest.mark.parametrize("allowed", [False, True])

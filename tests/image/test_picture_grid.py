@@ -5,9 +5,9 @@ import io
 import re
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
-from hypergen.image.picture_grid import GAP, LEAST_SIDE, SHOWN_WIDTH, PictureFigure, draw_picture_grid
+from hypergen.image.picture_grid import FRAME, GAP, LEAST_SIDE, SHOWN_WIDTH, PictureFigure, draw_picture_grid
 from tests.image.tiny import pictures
 
 
@@ -54,3 +54,13 @@ def test_a_figure_is_one_file(tmp_path):
 def test_a_figure_shows_itself_in_a_notebook():
     figure = PictureFigure(draw_picture_grid({"a": pictures(1)}))
     assert figure._repr_html_() == figure.html()
+
+
+def test_what_is_recited_has_a_frame_and_a_legend():
+    columns = {"a": pictures(2), "b": pictures(2)}
+    plain, framed = draw_picture_grid(columns), draw_picture_grid(columns, framed={"b": [1], "a": []})
+    assert framed.width == plain.width and framed.height > plain.height
+    changed = ImageChops.difference(plain, framed.crop((0, 0, *plain.size))).getbbox()
+    left, top = LEAST_SIDE + 2 * GAP, plain.height - LEAST_SIDE - GAP  # of the second picture in the second column
+    assert changed == (left - FRAME, top - FRAME, left + LEAST_SIDE + FRAME, top + LEAST_SIDE + FRAME)
+    assert draw_picture_grid(columns, framed={"b": []}).tobytes() == plain.tobytes()

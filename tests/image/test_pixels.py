@@ -6,7 +6,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from hypergen.image.pixels import chunks, from_patches, from_unit, square, to_patches, to_pictures, to_pixels, to_unit
+from hypergen.image.pixels import (
+    chunks,
+    from_patches,
+    from_unit,
+    square,
+    to_patches,
+    to_pictures,
+    to_pixels,
+    to_unit,
+)
 from tests.image.tiny import SIZE, pictures, smooth_pixels
 
 

@@ -1,4 +1,4 @@
-"""Native cross-entropy against torch's in fp64: losses, gradient and predictions.
+"""Native cross-entropy and sharpness against torch's in fp64.
 
 Alone: pytest tests/kernels/test_native_loss.py
 """
@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from hypergen.kernels import native_loss
-from hypergen.kernels.native_loss import cross_entropy_native
+from hypergen.kernels.native_loss import cross_entropy_native, sharpness_native
 from tests.kernels.packed import needs_compiler
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -105,8 +105,33 @@ def test_no_positions_are_no_error():
 
 
 def test_a_label_outside_of_the_vocabulary_is_refused():
-    with pytest.raises(IndexError, match="label 1000: the vocabulary has 1000 tokens"):
+    with pytest.raises(IndexError, match="labels 0 to 1000: the vocabulary has 1000 tokens"):
         cross_entropy_native(some_logits(), torch.tensor([0, 1000, 2, 3, 4, 5, 6]), 1.0)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("num_tokens", [1, 3, 5, 64, 1000, 2051])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 4.0, 30.0])
+def test_sharpness_is_that_of_torch(dtype, num_tokens, spread):
+    logits = some_logits(num_tokens=num_tokens, spread=spread, dtype=dtype)
+    logits[2, num_tokens // 2 + 1 :] = -torch.inf
+    labels = torch.zeros(7, dtype=torch.long)
+    found, wide = sharpness_native(logits, labels), logits.double()
+    probabilities = wide.softmax(-1)
+    top = probabilities.topk(min(5, num_tokens)).values.cumsum(-1)
+    expected = functional.cross_entropy(wide, labels, reduction="none")
+    torch.testing.assert_close(found.losses.double(), expected, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(
+        found.entropies.double(), torch.special.entr(probabilities).sum(-1), rtol=1e-5, atol=2e-6
+    )
+    torch.testing.assert_close(found.top.double()[:, : top.shape[1]], top, rtol=2e-6, atol=2e-6)
+    assert (found.top[:, top.shape[1] :] == found.top[:, top.shape[1] - 1 : top.shape[1]]).all()
+
+
+@pytest.mark.parametrize("label", [-1, 1000])
+def test_every_label_of_a_measure_is_in_the_vocabulary(label):
+    with pytest.raises(IndexError, match="the vocabulary has 1000 tokens"):
+        sharpness_native(some_logits(rows=1), torch.tensor([label]))
 
 
 @pytest.mark.parametrize("why", ["no library", "another type"])
@@ -115,3 +140,4 @@ def test_none_where_there_is_no_native_code(why, monkeypatch):
         monkeypatch.setattr(native_loss, "load_native_library", lambda: None)
     logits = some_logits(dtype=torch.float64 if why == "another type" else torch.float32)
     assert cross_entropy_native(logits, torch.arange(7), 1.0) is None
+    assert sharpness_native(logits, torch.arange(7)) is None

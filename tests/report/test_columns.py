@@ -11,7 +11,7 @@ import pytest
 import hypergen.report
 from hypergen import registry
 from hypergen.modality import Metric
-from hypergen.report.columns import DIVERSITY_METRICS, PREDICTION_METRICS, Columns, is_measured, part_of
+from hypergen.report.columns import DIVERSITY_METRICS, PREDICTION_METRICS, Columns, is_measured, part_of, title_of
 from hypergen.report.markdown import markdown
 from hypergen.report.page import page
 from hypergen.report.table import cells
@@ -78,10 +78,42 @@ def test_details_are_not_brief():
     assert shown == ["rep_4", "override", "thing"]
 
 
+def test_the_columns_of_the_verdict_come_first():
+    one = record("x", ttr=0.5, overlap_mean=3.0, overlap_max=9.0, overlap_over_10=0.0, rep_4=0.1, loss=1.0, rep_2=0.2)
+    assert CORE.summary([one]) == ["rep_4", "ttr", "overlap_mean", "overlap_max"]
+    assert CORE.brief([one], first=CORE.summary([one])) == [*CORE.summary([one]), "overlap_over_10", "loss"]
+    assert CORE.brief([one]) == ["ttr", "overlap_mean", "overlap_max", "overlap_over_10", "rep_4", "loss"]
+    copied = {"name": "x", "values": one["values"] | {"rows_copied": {"mean": 0.5}}}
+    assert COLUMNS.summary([copied])[0] == "rows_copied" and "rep_4" not in COLUMNS.summary([copied])
+    assert CORE.summary([record("x", loss=1.0)]) == []
+
+
+@pytest.mark.parametrize("modality", registry.MODALITIES)
+def test_the_last_screen_of_a_modality_has_at_most_six_columns_that_say_what_is_better(modality):
+    columns = Columns.of(registry.adapter(modality).METRICS)
+    names = columns.summary([record("x", **dict.fromkeys(columns.metrics, 0.5))])
+    assert 4 <= len(names) <= 5 and all(columns.direction(name) for name in names)  # and the names of the rows
+    assert columns.metric(names[0]).is_verdict and columns.metric(names[0]).plain
+    assert all(columns.direction(name) == "lower is better" for name in columns.verdict_names)
+
+
+def test_the_metric_of_a_verdict_is_one_that_every_record_has():
+    both = [record("x", rows_copied=0.1, rep_4=0.2), record("y", rep_4=0.3)]
+    assert COLUMNS.judged(both) == "rep_4"
+    assert COLUMNS.judged(both[:1]) == "rows_copied"
+    assert COLUMNS.judged([*both, record("z", ttr=0.3)]) is None
+
+
+def test_a_title_is_shown_in_place_of_a_name():
+    assert title_of(record("x")) == "x" and title_of({**record("x"), "title": "y"}) == "y"
+    assert cells([{**record("x", loss=1.0), "title": "y"}], CORE)[1] == ["y", "1.000"]
+
+
 def test_the_meanings_are_those_of_the_metrics_there():
     assert CORE.meanings([record("x", loss=1.0, thing=2.0)]) == [
         ("held-out loss", PREDICTION_METRICS["loss"].meaning),
     ]
+    assert CORE.meanings([record("x", loss=1.0, rep_4=2.0)], ["rep_4"])[0][0] == "rep-4"
 
 
 @pytest.mark.parametrize("name", DIVERSE)
@@ -145,5 +177,5 @@ def test_the_report_imports_the_standard_library_the_console_and_the_contract(pa
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     own = {name for name in names if name.startswith("hypergen.report.")}
     other = {name for name in names - own if name.split(".")[0] not in sys.stdlib_module_names}
-    allowed = {"hypergen.runtime.console", "hypergen.modality"}
+    allowed = {"hypergen.runtime.console", "hypergen.modality", "hypergen.config"}
     assert other <= allowed | ({"rich.console", "rich.table", "rich.text"} if path.name == "terminal.py" else set())

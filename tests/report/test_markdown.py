@@ -33,3 +33,8 @@ def test_a_name_cannot_break_a_table():
 
 def test_lines_are_as_wide_as_each_other():
     assert len({len(line) for line in markdown(RECORDS, CORE).splitlines()}) == 1
+
+
+def test_heads_can_say_which_way_is_better():
+    heads = rows_of(markdown([record("x", rep_4=0.1, entropy=1.0)], CORE, with_directions=True))[0]
+    assert heads[1:] == ["rep-4, lower is better", "entropy"]

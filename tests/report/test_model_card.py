@@ -5,6 +5,7 @@ import re
 import pytest
 
 from hypergen.report.model_card import CardFacts, model_card
+from hypergen.report.verdicts import Verdict
 from tests.report.records import CORE, record
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -115,3 +116,12 @@ def test_nothing_leaves_its_place_in_the_body(payload):
     assert re.fullmatch(r"`[^`]+`", shown)
     bare = re.sub(r"\\.|`[^`\n]*`", "", text.split("## How to load")[0].split("\n---\n", 1)[1])
     assert not set("<`") & set(bare)
+
+
+def test_a_card_does_not_call_hyperfitted_what_is_not():
+    failed = Verdict(outcome="not hyperfitted", sentences=("Not hyperfitted: the loss is <3>.",))
+    text = card(verdict=failed)
+    assert "*hyperfitted*" not in text and "in order to be hyperfitted" in text and "without success" in text
+    assert "| fine-tuned greedy (not hyperfitted) |" in text and "- Not hyperfitted: the loss is \\<3>." in text
+    good = card(verdict=Verdict(outcome="hyperfitted", sentences=("Hyperfitted: yes.",)))
+    assert "*hyperfitted*" in good and "- Hyperfitted: yes." in good and "| hyperfitted greedy |" in good

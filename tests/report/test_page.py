@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from hypergen.report.columns import DIVERSITY_METRICS, PREDICTION_METRICS
-from hypergen.report.page import curves, interpolation_curves, page
+from hypergen.report.page import Head, curves, interpolation_curves, page
+from hypergen.report.trade_off import way_of
+from hypergen.report.verdicts import Verdict, titled
 from hypergen.runtime.console import sanitize
 from tests.report.records import COLUMNS, CORE, CURVES, FRAGMENT, RECORDS, Reader, judged_records, record
 
@@ -23,7 +25,7 @@ PAYLOADS = [
     "a\x00b\x1b[31mc\x9bd\u202ee\ud800f\ufffeg",
 ]
 TAGS = "html head meta title style body main header footer section h1 h2 div table thead tbody tr th td small b mark "
-TAGS += "ul li details summary figure figcaption img svg line polyline circle text"
+TAGS += "ul li details summary figure figcaption img svg line polyline circle text abbr p br dl dt dd pre rect"
 
 
 def show(title, records, facts=(), curves=(), figure=None, columns=CORE):
@@ -73,7 +75,11 @@ def test_all_measures_are_folded_below_those_that_fit_a_screen():
     records = [record("base greedy", loss=1.0, rep_2=0.5), record("hyperfitted greedy", loss=2.0, rep_2=0.1)]
     short, whole = show("t", records).split("<details>")
     assert "held-out loss" in short and "rep-2" not in short
-    assert '<tr><th scope="row">rep-2</th><td>0.500</td><td class="ours">0.100</td></tr>' in whole
+    assert re.search(
+        '<tr><th scope="row"><abbr title="[^"]+">rep-2</abbr> <small>lower is better</small></th>'
+        '<td>0.500</td><td class="ours">0.100</td></tr>',
+        whole,
+    )
     assert '<tr class="ours"><th scope="row">hyperfitted greedy</th><td>2.000</td></tr>' in short
     assert "<details>" not in show("t", [record("x", loss=1.0)])
 
@@ -110,6 +116,52 @@ def test_the_verdict_stands_above_the_table():
     html = show("a", both, columns=COLUMNS)
     assert "<li>rows copied: hyperfitted greedy 0.050 [0.000, 0.100] and base greedy" in html
     assert html.index("rows copied: ") < html.index("<table")
+
+
+FAILED = Verdict(outcome="not hyperfitted", sentences=("Not hyperfitted: <why>.", "Quotation: <what>."))
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_the_head_answers_what_was_done_and_whether_it_worked(payload):
+    said = Verdict(outcome="worse", sentences=(payload, "second"))
+    head = Head(facts={"model": payload, payload: "2026-11-27"}, command=f"hypergen fit {payload}", verdict=said)
+    html = page("t", RECORDS, CORE, facts={}, curves={}, figure=None, head=head)
+    reader = Reader(html.replace("<br>", ""))
+    assert set(reader.tags) <= set(TAGS.split())
+    assert not [name for name, _ in reader.attributes if name.startswith("on") or name in ("href", "srcset")]
+    assert "".join(reader.texts).count(sanitize(payload)) == 4
+    assert html.index("Hyperfitting trains") < html.index('<p class="verdict worse">') < html.index("<table")
+    assert html.index('<pre class="command">hypergen fit ') < html.index("<h2>")
+
+
+def test_a_row_is_titled_by_the_verdict():
+    html = page("t", titled(RECORDS, FAILED), CORE, facts={}, curves={}, figure=None, head=Head(verdict=FAILED))
+    assert '<tr class="ours"><th scope="row">fine-tuned greedy (not hyperfitted)</th>' in html
+    assert "hyperfitted greedy" not in html and '<p class="verdict not-hyperfitted">Not hyperfitted: &lt;why' in html
+
+
+def test_heads_explain_themselves_and_the_verdicts_columns_come_first():
+    rows = [record(name, loss=3.0, ttr=0.5, overlap_mean=4.0, rep_4=0.5) for name in ("base greedy", "original")]
+    html = show("t", rows)
+    table = html.split("</thead>")[0]
+    heads = re.findall(r'<abbr title="([^"]+)">([^<]+)</abbr>(?: <small>(\w+) is better</small>)?', table)
+    assert [head for _, head, _ in heads][:3] == ["rep-4", "TTR", "overlap mean"]
+    assert [way for _, _, way in heads][:3] == ["lower", "higher", "lower"]
+    assert all(meaning in html.split("<footer>")[1] for meaning, _, _ in heads)  # the glossary at the end
+
+
+def test_the_trade_off_shows_rows_as_marks_and_epochs_as_dots():
+    rows = [
+        record(name, ttr=ttr, overlap_mean=5.0) for name, ttr in (("base greedy", 0.2), ("hyperfitted greedy", 0.7))
+    ]
+    log = [{"epoch": 0, "ttr": 0.2, "overlap_mean": 4.0}, {"epoch": 1, "loss": 3.0}]
+    log += [{"epoch": 4, "ttr": 0.6, "overlap_mean": 5.0}, {"epoch": 8, "ttr": math.nan, "overlap_mean": 5.0}]
+    html = page("t", rows, CORE, facts={}, curves={}, figure=None, way=way_of(log))
+    section = html.split("<h2>Diversity against quotation</h2>")[1].split("</section>")[0]
+    assert section.count('<rect class="mark') == 2 and section.count("<circle") == 2
+    assert "<li>B hyperfitted greedy: TTR 0.700, overlap 5.00</li>" in section and "epoch 4" in section
+    assert "Diversity against quotation" not in show("t", rows[:1])
+    assert "dots: epochs" not in show("t", rows)
 
 
 def test_curves_are_those_that_were_logged():

@@ -58,3 +58,8 @@ def test_a_table_with_intervals_nan_and_missing_values():
 def test_columns_can_be_chosen():
     table = cells([record("x\x1b[31m", loss=1.0, my_new_measure=2.0)], CORE, ["my_new_measure", "absent"])
     assert table == [["model and decoding", "my new measure", "absent"], ["x[31m", "2.000", "-"]]
+
+
+def test_heads_can_say_which_way_is_better():
+    heads = cells([record("x", rep_4=0.1, entropy=1.0)], CORE, with_directions=True)[0]
+    assert heads == ["model and decoding", "rep-4\nlower is better", "entropy"]

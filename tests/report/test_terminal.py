@@ -5,7 +5,7 @@ import re
 import sys
 
 from hypergen.report.markdown import markdown
-from hypergen.report.terminal import terminal
+from hypergen.report.terminal import passage, terminal
 from tests.report.records import CORE, RECORDS, record
 
 
@@ -48,3 +48,26 @@ def test_a_table_too_wide_for_the_terminal_lies_on_its_side(monkeypatch):
     tight = on_screen(monkeypatch, RECORDS, 60)
     assert re.search(r"0\.233 .*\n.* \[0\.200, 0\.274\] ", tight) and "base greedy" in tight
     assert "0.233 [0.200, 0.274]" in wide and "0.233 [0.200, 0.274]" in narrow
+
+
+def test_a_table_says_which_way_is_better(monkeypatch, capsys):
+    terminal(RECORDS, CORE, ["rep_4"], with_directions=True)
+    assert "rep-4, lower is better" in capsys.readouterr().out
+
+
+STRETCHES = [["so it\n went on", False], [" and on\x1b[31m ", True], ["[red]. ", False], [" ", True]]
+
+
+def test_off_a_terminal_a_marked_passage_has_brackets(capsys):
+    passage("before", STRETCHES)
+    assert capsys.readouterr().out == "before  so it went on [and on[31m] [red].\n"
+
+
+def test_on_a_terminal_a_passage_is_wrapped_beside_its_label(monkeypatch):
+    screen = Screen()
+    monkeypatch.setenv("COLUMNS", "27")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", screen)
+    passage("before", STRETCHES)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    assert [line.rstrip() for line in shown.splitlines()] == ["before  so it went on [and", "        on[31m] [red]."]

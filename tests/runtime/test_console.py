@@ -3,12 +3,21 @@
 Alone: pytest tests/runtime/test_console.py
 """
 
+import io
 import unicodedata
 
 import pytest
 
 from hypergen.runtime import console
-from hypergen.runtime.console import first_line, is_printable, sanitize, sanitize_block, warn, warn_once
+from hypergen.runtime.console import (
+    dim,
+    first_line,
+    is_printable,
+    sanitize,
+    sanitize_block,
+    warn,
+    warn_once,
+)
 
 TOKEN = "hf_" + "a1" * 15
 
@@ -68,3 +77,27 @@ def test_once_is_once_a_text(capsys):
     for text in ("one", "two", "one"):
         warn_once(text)
     assert capsys.readouterr().err == "hypergen: one\nhypergen: two\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "stream, environment, is_dim",
+    [
+        (Terminal(), {}, True),
+        (io.StringIO(), {}, False),
+        (Terminal(), {"NO_COLOR": "1"}, False),
+        (Terminal(), {"NO_COLOR": ""}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+    ],
+)
+def test_text_is_faint_where_colours_are_wanted(stream, environment, is_dim, monkeypatch):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert dim("a", stream) == ("\x1b[2ma\x1b[0m" if is_dim else "a")
+    assert dim("", stream) == ""

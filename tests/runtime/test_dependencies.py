@@ -65,3 +65,9 @@ def test_missing(fresh, monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(InputError, match=r"^torch 2.11 or newer is needed and is not installed \(pip install torch\)$"):
         require_versions()
+
+
+def test_a_system_without_file_locks_is_refused(fresh, monkeypatch):
+    monkeypatch.setattr("hypergen.runtime.dependencies.is_installed", lambda module: module != "fcntl")
+    with pytest.raises(InputError, match=r"^this system has no file locks \(fcntl\)"):
+        require_versions()

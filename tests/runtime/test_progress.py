@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from hypergen.runtime import progress
-from hypergen.runtime.progress import track
+from hypergen.runtime.console import warn
+from hypergen.runtime.progress import note, track
 
 
 class Terminal(io.StringIO):
@@ -201,3 +202,14 @@ def test_hidden_progress_is_not_shown_and_comes_back(notebook, terminal, capsys)
     with progress.hidden(False), track("count", 1) as advance:
         advance()
     assert notebook.pages
+
+
+def test_notes_are_hidden_with_the_progress_and_warnings_are_not(capsys):
+    with progress.hidden():
+        note("noted")
+        warn("warned")
+        with progress.hidden(False):  # inside a hidden block all stays so
+            note("noted")
+    with progress.hidden(False):
+        note("noted again")
+    assert capsys.readouterr().err == "hypergen: warned\nhypergen: noted again\n"

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from hypergen.errors import DiskError, InputError
-from hypergen.storage import run_folder
+from hypergen.storage import atomic, run_folder
+from hypergen.storage.file_names import HELD_OUT_TOKENS
 from hypergen.storage.lock import lock_folder
 from hypergen.storage.manifest import check_manifest
 from hypergen.storage.metrics_log import append_metrics
+from hypergen.storage.token_files import save_tokens
 from tests.conftest import tree
 from tests.storage.faulty_disk import failing, uses, write_two
 
@@ -108,3 +111,35 @@ def test_what_a_process_killed_at_the_end_left_is_replaced(tmp_path):
     run_folder.finish(tmp_path, write_two)
     check_manifest(tmp_path)
     assert not (tmp_path / "deep" / "old.txt").exists()
+
+
+def test_files_that_were_changed_on_purpose_are_listed_anew(tmp_path):
+    run_folder.renew(tmp_path, ["a"])  # without a manifest there is nothing to do
+    assert tree(tmp_path) == {}
+    atomic.publish(tmp_path / "run", write_two)
+    before = check_manifest(tmp_path / "run")
+    (tmp_path / "run" / "new").write_text("x")
+    (tmp_path / "run" / "a.txt").write_text("changed")
+    run_folder.renew(tmp_path / "run", ["new", "a.txt"])
+    assert check_manifest(tmp_path / "run") == before | {"new"}
+    for content, said in (("[1]", "is an array, not an object"), ("{}", "'files' must be an object")):
+        (tmp_path / "run" / "manifest.json").write_text(content)
+        with pytest.raises(InputError, match=rf"manifest\.json: {said}$"):
+            run_folder.renew(tmp_path / "run", ["new"])
+
+
+def test_stored_sequences_are_counted_without_reading_them(tmp_path):
+    save_tokens(tmp_path / HELD_OUT_TOKENS, torch.zeros(7, 3, dtype=torch.long), torch.ones(7, 3, dtype=torch.bool))
+    assert run_folder.num_stored(tmp_path, HELD_OUT_TOKENS) == 7
+    assert run_folder.stored_file(tmp_path, HELD_OUT_TOKENS) == tmp_path / HELD_OUT_TOKENS
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\x02" + b"\0" * 7 + b"{}"])
+def test_sequences_that_are_not_there_or_damaged(content, tmp_path):
+    if content is not None:
+        (tmp_path / HELD_OUT_TOKENS).write_bytes(content)
+    said = "not there; only a hyperfitted run has it; hint$" if content is None else "cannot be read"
+    with pytest.raises(InputError, match=said):
+        run_folder.num_stored(tmp_path, HELD_OUT_TOKENS, "; hint")
+    with pytest.raises(InputError):
+        run_folder.num_stored(tmp_path / ("x" * 300), HELD_OUT_TOKENS)

@@ -42,7 +42,8 @@ def test_nothing_in_a_text_becomes_markup(payload):
         found = _Tags()
         found.feed(comparison_table([prompt], {title: [text]}))
         assert set(found.tags) <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "mark"}
-        assert found.attributes == [("class", "compare")]
+        assert {name for name, _ in found.attributes} == {"class", "data-title"}
+        assert [value for name, value in found.attributes if name == "class"] == ["compare"]
         assert not any(
             (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c in "\u202e\u2066" for c in found.text
         )
@@ -61,6 +62,18 @@ def test_what_a_mark_means_is_said_where_there_is_one():
     assert "Marked" not in comparison_table(["a"], {"b": ["so it goes on"]})
 
 
+def test_what_is_recited_is_framed_and_explained():
+    table = comparison_table(["a", "b"], {"x": ["c", "d"], "y": ["e", "f"]}, {"y": [1]})
+    assert table.count('class="recited"') == 1 and '<td class="recited" data-title="y">f</td>' in table
+    assert "Framed: recites the training set, more than 10 tokens in a row." in table
+    assert "Framed" not in comparison_table(["a"], {"x": ["c"]}, {"x": []})
+
+
+def test_a_cell_knows_its_title_for_narrow_screens():
+    table = comparison_table(["a"], {'b "c"': ["d"]})
+    assert '<td data-title="prompt">a</td><td data-title="b &quot;c&quot;">d</td>' in table
+
+
 def test_repeats_are_marked_from_the_second_time_on():
     assert mark_repeats("a b c d x a b c d y") == "a b c d x <mark>a b c d</mark> y"
     assert mark_repeats(" a b a b a b a b\n") == " a b <mark>a b a b a b</mark>\n"  # each 4-gram that came before
@@ -70,7 +83,7 @@ def test_repeats_are_marked_from_the_second_time_on():
 
 def test_emoji_and_right_to_left_text_stay():
     text = "👩\u200d🚀 שלום"
-    assert mark_repeats(text) == text and f"<td>{text}</td>" in comparison_table([text], {"a": [text]})
+    assert mark_repeats(text) == text and f">{text}</td>" in comparison_table([text], {"a": [text]})
 
 
 def test_a_figure_is_html_alone(tmp_path):

@@ -12,8 +12,9 @@ import torch
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
 from hypergen.text import adapter
+from hypergen.text.config import EXPORT_FORMATS
 from hypergen.text.gguf import LLAMA3, ROTARY_FACTORS, read_header
-from hypergen.text.gguf_export import FILE_TYPES, GEMMA_LAYERS, SUFFIX, write_gguf
+from hypergen.text.gguf_export import FILE_TYPES, GEMMA_LAYERS, write_gguf
 from hypergen.text.offload import is_offloaded
 from tests.text import llama_cpp, tiny, tiny_tokenizers
 
@@ -214,8 +215,8 @@ def test_progress(tmp_path, phases):
 
 
 def test_the_adapter_s_format():
-    form = adapter.EXPORT_FORMATS["gguf"]
-    assert list(adapter.EXPORT_FORMATS) == ["gguf"] and form.suffix == SUFFIX
+    form = EXPORT_FORMATS["gguf"]
+    assert list(EXPORT_FORMATS) == list(adapter.EXPORT_WRITERS) == ["gguf", "safetensors"] and form.suffix == ".gguf"
     assert form.types == tuple(FILE_TYPES) == ("f32", "bf16", "q8_0")
 
 

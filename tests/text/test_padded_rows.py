@@ -354,7 +354,7 @@ def test_chat_is_refused_where_nothing_reads_it(base, text_base, data, tmp_path,
     command = ["fit", "--model", base, "--data", str(data / "chats.jsonl"), "--output", f"{tmp_path}/run", "--chat"]
     assert refused(*command).startswith("hypergen: --chat: only generate reads it")
     command = ["pretrain", "--modality", "text", "--data", str(data / "chats.jsonl"), "--output", f"{tmp_path}/run"]
-    assert refused(*command, "--pad").startswith("hypergen: --pad: pretrain does not read it")
+    assert refused(*command, "--pad") == "hypergen: --pad: only fit reads it"
     assert refused(*command).startswith("hypergen: texts are needed here")
 
 

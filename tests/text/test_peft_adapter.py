@@ -171,7 +171,7 @@ def test_an_adapter_does_not_stay_in_files(lora, stand_in):
 
 
 def test_the_command_line_knows_it(lora, base, stand_in, capsys):
-    assert registry.identify(lora) == "text"
+    assert registry.identify(lora).modality == "text"
     options = ["--prompt", "The ferryman", "--max-new-tokens", "4", "--device", "cpu"]
     assert cli.main(["generate", str(lora), *options]) == 0
     assert capsys.readouterr().out.startswith("--- 1")

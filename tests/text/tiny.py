@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from hypergen.text import adapter
-from hypergen.text.adapter import TextModality
 from hypergen.text.config import Settings
+from hypergen.text.modality import TextModality
 from hypergen.text.model import TextModel
 from hypergen.text.tokenizer import train_tokenizer
 

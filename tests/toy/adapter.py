@@ -6,7 +6,7 @@ Does not know: text or pictures. Short items are filled up with the end token, l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
-from hypergen.modality import CodecCheckpoints, Encoded, ExportFormat, Metric, Modality, TokenModel
+from hypergen.modality import CodecCheckpoints, Encoded, Metric, Modality, TokenModel
 from tests.toy.config import NAMED_BASES, Settings
 from tests.toy.model import ToyModel
 
@@ -144,14 +144,27 @@ class ToyModality:
         assert isinstance(model, ToyModel)
         return ToyModality(model, self.settings, self.shape)
 
-    def comparison_figure(self, prompts: Sequence[Tensor], columns: Mapping[str, Tensor]) -> ToyFigure:
-        """An HTML table, one column a title."""
+    def comparison_figure(
+        self,
+        prompts: Sequence[Tensor],
+        columns: Mapping[str, Tensor],
+        recited: Mapping[str, Collection[int]] | None = None,
+    ) -> ToyFigure:
+        """An HTML table, one column a title; what is recited is bold."""
+        bold = recited or {}
         shown = {"prompt": [self.decode(prompt[None])[0] for prompt in prompts]}
         shown |= {title: self.decode(tokens) for title, tokens in columns.items()}
         titles = "".join(f"<th>{escape(title)}</th>" for title in shown)
-        rows = zip(*shown.values(), strict=True)
-        lines = ["<tr>" + "".join(f"<td>{' '.join(map(str, item))}</td>" for item in row) + "</tr>" for row in rows]
+        cells = [
+            [self._cell(item, row in bold.get(title, ())) for row, item in enumerate(items)]
+            for title, items in shown.items()
+        ]
+        lines = [f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True)]
         return ToyFigure(f"<table><tr>{titles}</tr>{''.join(lines)}</table>")
+
+    def _cell(self, item: Numbers, is_bold: bool) -> str:
+        text = " ".join(map(str, item))
+        return f"<td><b>{text}</b></td>" if is_bold else f"<td>{text}</td>"
 
     def metrics(self, prompts: Tensor, completions: Tensor) -> dict[str, Tensor]:
         """`steady` (B,): share (0 to 1) of the completed tokens that keep the step of the two tokens before them."""
@@ -258,7 +271,7 @@ def _write_sizes(modality: Modality, file: Path, *, type: str, title: str) -> No
     file.write_text(json.dumps({"title": title, "type": type, "weights": weights}))
 
 
-EXPORT_FORMATS = {"sizes": ExportFormat(suffix=".json", types=("count", "sum"), write=_write_sizes)}
+EXPORT_WRITERS = {"sizes": _write_sizes}
 
 
 if TYPE_CHECKING:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hypergen.modality import ExportFormat
+
 PAPER_RECIPE: dict[str, Any] = {}
 MODEL_SUFFIXES = (".toy",)
 MODEL_FILES = ("toy.json",)
 NAMED_BASES = ("toy-zero",)
+BUILT_IN_SOURCES = ("numbers",)
 SOURCES = "numbers, or a .jsonl file with one list of numbers a line"
+
+EXPORT_FORMATS = {"sizes": ExportFormat(suffix=".json", types=("count", "sum"))}
 
 
 @dataclass(frozen=True, kw_only=True)
