@@ -21,7 +21,7 @@ from presets import PICTURES, PRESETS, TEXTS, BasePlan
 from suite_records import pool_seeds, section
 from trade_off_chart import trade_off_file
 
-from hypergen.errors import HypergenError, InputError
+from hypergen.errors import HypergenError, InputError, Interrupted
 from hypergen.report.trade_off import way_of
 from hypergen.runtime.signals import SignalWatch
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         with SignalWatch():
             table = suite(chosen, given.seeds or seeds, sources, records, work, given.device)
         print(table)
-    except HypergenError as error:
+    except (HypergenError, Interrupted) as error:
         print(f"cross_domain: {error}", file=sys.stderr)
         return error.exit_code
     return 0

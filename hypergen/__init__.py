@@ -18,6 +18,7 @@ from hypergen.version import __version__ as __version__
 if TYPE_CHECKING:
     from hypergen.api import evaluate as evaluate
     from hypergen.api import fit as fit
+    from hypergen.api import generate as generate
     from hypergen.api import load as load
     from hypergen.api import pretrain as pretrain
     from hypergen.config import DecodingConfig as DecodingConfig
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
     from hypergen.config import PretrainConfig as PretrainConfig
     from hypergen.errors import HypergenError as HypergenError
     from hypergen.errors import InputError as InputError
+    from hypergen.errors import Interrupted as Interrupted
     from hypergen.evaluation.comparison import Comparison as Comparison
+    from hypergen.registry import register_modality as register_modality
     from hypergen.run import Run as Run
+    from hypergen.text.citation_processor import CitationProcessor as CitationProcessor
 
 _HOMES = {
     "fit": "api",
     "pretrain": "api",
     "load": "api",
+    "generate": "api",
     "evaluate": "api",
+    "register_modality": "registry",
+    "CitationProcessor": "text.citation_processor",
     "Run": "run",
     "Comparison": "evaluation.comparison",
     "FitConfig": "config",
@@ -44,11 +51,14 @@ _HOMES = {
     "DecodingConfig": "config",
     "HypergenError": "errors",
     "InputError": "errors",
+    "Interrupted": "errors",
 }
 __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # a module, for tests
+        return importlib.import_module("hypergen.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'hypergen' has no attribute '{name}'")
     require_versions()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from hypergen import registry
 from hypergen.checks import check_fit, check_pretrain
-from hypergen.config import EvaluateConfig, FitConfig, PretrainConfig, flag
+from hypergen.config import DecodingConfig, EvaluateConfig, FitConfig, PretrainConfig
 from hypergen.data.base_card import base_card
 from hypergen.data.loss_mask import cut_prompts, num_completed
 from hypergen.data.splits import require_count, split_items, unseen
@@ -27,7 +28,18 @@ from hypergen.evaluation.comparison import Comparison
 from hypergen.evaluation.external_completions import read_completions
 from hypergen.evaluation.interpolation import require_alike
 from hypergen.evaluation.predictions import predictions
+from hypergen.keywords import (
+    DecodingAndSettingsKeywords,
+    EvaluateKeywords,
+    FitKeywords,
+    Items,
+    OnEpoch,
+    PretrainKeywords,
+    SettingsKeywords,
+    speaks_python,
+)
 from hypergen.modality import Adapter, Encoded, Item, Modality, TrainableModel
+from hypergen.objects import are_ids, chosen_ids, split_objects
 from hypergen.options import (
     ResolvedFit,
     base_of,
@@ -35,7 +47,9 @@ from hypergen.options import (
     fit_plan,
     fit_recipe,
     make_settings,
+    modality_of,
     num_held_out,
+    only_options,
     pretrain_plan,
     read_card,
     read_items,
@@ -46,10 +60,10 @@ from hypergen.options import (
 from hypergen.publish import write_base, write_run
 from hypergen.report.columns import Columns
 from hypergen.report.verdicts import Verdict
-from hypergen.run import Run
-from hypergen.runtime.console import note
+from hypergen.run import Run, load_run
 from hypergen.runtime.devices import describe_machine, pick_device
 from hypergen.runtime.distributed import Processes, join_processes
+from hypergen.runtime.progress import note
 from hypergen.runtime.signals import SignalWatch
 from hypergen.storage import metrics_log, run_folder
 from hypergen.storage.atomic import bytes_in, check_space
@@ -67,19 +81,32 @@ from hypergen.storage.token_files import checked_ids, stored_loss_mask, stored_t
 from hypergen.training.batch_order import steps_per_epoch
 from hypergen.training.checkpoints import KEPT, Checkpoints
 from hypergen.training.loop import hyperfit
-from hypergen.training.monitor import TrainingMonitor
+from hypergen.training.monitor import Tracker, TrainingMonitor
 from hypergen.training.parameters import base_fingerprint, check_last_layers, checkpoint_bytes
 from hypergen.training.plan import FitResult, Plan
 
 PRETRAIN_HELD_OUT = 64  # sequences, at most, whose loss a new base reports
 
 
-def fit(config: FitConfig | None = None, **options: Any) -> Run:
+@speaks_python(FitKeywords)
+def fit(
+    config: FitConfig | None = None,
+    *,
+    tokenizer: object = None,
+    on_epoch: OnEpoch | None = None,
+    progress: bool = True,
+    **options: Unpack[FitKeywords],
+) -> Run:
     """Hyperfit a base and compare its completions before and after.
 
     Args:
         config: ready-made options; else every field of `FitConfig` is a keyword.
-        options: those keywords, and the fields of the modality's `Settings`.
+        tokenizer: of a model that is given as an object; by default the one that lies where that was loaded from.
+        on_epoch: called after each epoch with its number, from 1, and its metrics by name.
+        progress: False shows none.
+        options: those keywords, and the fields of the modality's `Settings`. `data` and `prompts` may be lists, a
+            `datasets.Dataset`, a pandas DataFrame or an (N, T) tensor of ids; `model` a Run or a model of transformers,
+            which is trained in place.
 
     Returns:
         The published run: `.verdict` says whether it is hyperfitted, `.records` is the before/after table,
@@ -89,8 +116,9 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
         HypergenError: one line that says what, where, the value, what is allowed (see `hypergen.errors`).
     """
     # 1. Resolve: the base, the options, the items.
-    typed, given = split_options(FitConfig, config, options)
-    typed, name = check_fit(typed, given)
+    told, objects = split_objects(options, tokenizer)
+    typed, given = split_options(FitConfig, config, told)
+    typed, name = check_fit(typed, given, objects.sources)
     base, adapter = typed.model or embedded_base(name), registry.adapter(name)
     card = read_card(adapter, name, typed.model)
     recipe = fit_recipe(card, typed.data)
@@ -101,11 +129,11 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     if folder is not None and run_folder.is_finished(folder, resolved.resume):
         return _finished(folder, resolved, settings, processes)
     device = pick_device(resolved.device, resolved.precision)
-    training_items, held_out_items = read_items(adapter, settings, resolved)
+    training_items, held_out_items = read_items(adapter, settings, resolved, objects)
 
     with _workplace(folder, processes, name) as (folder, signals):
         # 2. Build the model.
-        modality = adapter.load(source=base, settings=settings, allow_pickle_weights=resolved.allow_pickle_weights)
+        modality = objects.load(adapter, base, settings, allow_pickle_weights=resolved.allow_pickle_weights)
         settings = modality.settings
         check_last_layers(modality.model, resolved.last_layers)
         modality.model.to(device)
@@ -149,6 +177,7 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
             quick_metrics=compare.quick_metrics,
             every=resolved.measure_every,
             max_overlap=resolved.max_overlap,
+            trackers=_trackers(on_epoch),
         )
         plan = fit_plan(resolved, len(training.tokens))
         result = _train(modality, training, plan, monitor, checkpoints, processes)
@@ -168,23 +197,34 @@ def fit(config: FitConfig | None = None, **options: Any) -> Run:
     return Run(folder, modality, facts)
 
 
-def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
+@speaks_python(PretrainKeywords)
+def pretrain(
+    config: PretrainConfig | None = None,
+    *,
+    on_epoch: OnEpoch | None = None,
+    progress: bool = True,
+    **options: Unpack[PretrainKeywords],
+) -> Run:
     """Train a base from scratch: a codec, then the transformer, through the training loop of `fit`.
 
     Args:
         config: ready-made options; else every field of `PretrainConfig` is a keyword.
-        options: those keywords, and the fields of the modality's `Settings`.
+        on_epoch: called after each epoch with its number, from 1, and its metrics by name.
+        progress: False shows none.
+        options: those keywords, and the fields of the modality's `Settings`; `data` and `held_out` may be objects, as
+            in `fit`, but no ids.
     """
     # 1. Resolve: the options, the items.
-    resolved, given = split_options(PretrainConfig, config, options)
-    check_pretrain(resolved, given)
+    told, objects = split_objects(options)
+    resolved, given = split_options(PretrainConfig, config, told)
+    check_pretrain(resolved, given, objects.sources)
     adapter = registry.adapter(resolved.modality)
     settings = make_settings(resolved.modality, given, registry.paper_recipe(resolved.modality))
     folder = Path(resolved.output)
     if run_folder.is_finished(folder, resolved.resume):
         return _finished(folder, resolved, settings, Processes())
     device = pick_device(resolved.device, resolved.precision)
-    items = adapter.read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
+    items = objects.read(adapter, "data", resolved.data, settings, resolved.skip_bad)
     if resolved.held_out is None:
         share = max(1, len(items) // 50)
         items, held_out_items = split_items(
@@ -196,7 +236,9 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
             cut=lambda item: adapter.cut(item=item, count=PRETRAIN_HELD_OUT, settings=settings),
         )
     else:
-        held_out_items = adapter.read(source=resolved.held_out, settings=settings, skip_bad=resolved.skip_bad)
+        held_out_items = objects.read(adapter, "held_out", resolved.held_out, settings, resolved.skip_bad)
+    if are_ids(items) or are_ids(held_out_items):
+        raise InputError("--data: is a tensor of ids; pretrain makes the codec first, and needs items")
 
     with _workplace(folder, Processes(), resolved.modality) as (folder, signals):
         # 2. Build the codec and an untrained model.
@@ -219,48 +261,92 @@ def pretrain(config: PretrainConfig | None = None, **options: Any) -> Run:
         # 4. Train, measure and publish.
         facts = run_facts(resolved, settings, tokens, device, libraries=adapter.LIBRARIES)
         of_model = checkpoints.part(".", data_fingerprint(tokens) | held_out_fingerprint(held_out))
-        monitor = TrainingMonitor(folder=folder, quick_metrics=None, every=0, max_overlap=None)
+        monitor = TrainingMonitor(
+            folder=folder, quick_metrics=None, every=0, max_overlap=None, trackers=_trackers(on_epoch)
+        )
         result = _train(modality, Encoded(tokens), pretrain_plan(resolved), monitor, of_model, Processes())
         facts |= {"training": asdict(result), "held_out": predictions(modality.model, held_out)}
         run_folder.finish(folder, lambda temporary: write_base(temporary, folder, modality, facts))
     return Run(folder, modality, facts)
 
 
+@speaks_python(SettingsKeywords)
 def load(
-    source: str | Path,
+    source: str | PathLike[str] | None = None,
     *,
     modality: str | None = None,
     device: str = "auto",
     allow_pickle_weights: bool = False,
-    **settings: Any,
+    progress: bool = True,
+    **settings: Unpack[SettingsKeywords],
 ) -> Run:
     """Load a run, a base (folder, file or name) or a hub id, which alone does not tell its modality.
 
     Args:
-        source: the folder, file, name or id.
+        source: the folder, file, name or id; None takes the embedded base of the modality.
         modality: its modality, where the source does not tell.
         device: auto, cpu, cuda, cuda:N or mps.
         allow_pickle_weights: read pickled weights (.bin), through torch's restricted unpickler, where no others are.
+        progress: False shows none.
         settings: fields of the modality's `Settings`.
 
     Raises:
         InputError: there is nothing to load, or nothing tells the modality.
     """
-    source, name, resolved = stored_settings(str(source), modality, settings)
-    target = pick_device(device)
-    loaded = registry.adapter(name).load(source=source, settings=resolved, allow_pickle_weights=allow_pickle_weights)
-    loaded.model.to(target)
-    loaded.model.eval()
-    return Run(Path(source), loaded, read_record(source))
+    source = embedded_base(modality_of(modality, None)[0]) if source is None else str(source)
+    source, name, resolved = stored_settings(source, modality, dict(settings))
+    return load_run(source, name, resolved, device=device, allow_pickle_weights=allow_pickle_weights)
 
 
-def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **options: Any) -> Comparison:
+@speaks_python(DecodingAndSettingsKeywords)
+def generate(
+    source: Run | str | PathLike[str] | None = None,
+    prompts: Items = None,
+    *,
+    max_new_tokens: int | None = None,
+    modality: str | None = None,
+    device: str = "auto",
+    allow_pickle_weights: bool = False,
+    progress: bool = True,
+    **options: Unpack[DecodingAndSettingsKeywords],
+) -> list[Item]:
+    """Load a run or base and continue prompts with it, in one call: `load` and `Run.generate`.
+
+    Args:
+        source: a run, or what `load` takes; None takes the embedded base of the modality.
+        prompts: one item or several; None takes the prompts of the run's held-out sequences.
+        max_new_tokens: None is the modality's choice.
+        modality: as in `load`.
+        device: as in `load`.
+        allow_pickle_weights: as in `load`.
+        progress: False shows none.
+        options: fields of `DecodingConfig`, and of the modality's `Settings` where a source is loaded.
+    """
+    _, others = split_options(DecodingConfig, None, dict(options))
+    if not isinstance(source, Run):
+        how = {"modality": modality, "device": device, "allow_pickle_weights": allow_pickle_weights}
+        source = load(source, **how, **others)  # type: ignore[arg-type]
+    elif others:
+        only_options(DecodingConfig, None, dict(options), "generate with a run that is loaded")
+    given = {name: value for name, value in options.items() if name not in others}
+    return source.generate(prompts, max_new_tokens=max_new_tokens, **given)  # type: ignore[arg-type]
+
+
+@speaks_python(EvaluateKeywords)
+def evaluate(
+    trained: Run | str | PathLike[str],
+    config: EvaluateConfig | None = None,
+    *,
+    progress: bool = True,
+    **options: Unpack[EvaluateKeywords],
+) -> Comparison:
     """Compare a run with every baseline that its base allows (`evaluation.baselines`), each row with its intervals.
 
     Args:
         trained: a run, or its folder.
         config: ready-made options; else every field of `EvaluateConfig` is a keyword.
-        options: those keywords.
+        progress: False shows none.
+        options: those keywords; `data` may be an object, as in `fit`.
 
     Returns:
         `.verdict` (whether it is hyperfitted), `.records` (the table), `.figure()` (the pictures or texts) and `.notes`
@@ -271,10 +357,9 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
             examples than asked for.
     """
     # 1. Resolve: the run's stored sequences, its base, the items.
-    resolved, others = split_options(EvaluateConfig, config, options)
-    if others:
-        raise InputError(f"{flag(min(others))}: not an option of evaluate")
-    folder = trained.folder if isinstance(trained, Run) else Path(registry.identify(trained).source)
+    told, objects = split_objects(options)
+    resolved = only_options(EvaluateConfig, config, told, "evaluate")
+    folder = trained.folder if isinstance(trained, Run) else Path(registry.identify(str(trained)).source)
     training, held_out = (
         Encoded(stored_tokens(folder, name), stored_loss_mask(folder, name))
         for name in (TRAINING_TOKENS, HELD_OUT_TOKENS)
@@ -284,7 +369,7 @@ def evaluate(trained: Run | str | Path, config: EvaluateConfig | None = None, **
     base = base_of(folder, resolved.baseline or recorded, name, "; give --baseline", is_typed=is_typed)
     items = None
     if resolved.data is not None:
-        items = registry.adapter(name).read(source=resolved.data, settings=settings, skip_bad=resolved.skip_bad)
+        items = objects.read(registry.adapter(name), "data", resolved.data, settings, resolved.skip_bad)
 
     # 2. Load both models.
     settings = trained.modality.settings if isinstance(trained, Run) else settings
@@ -380,6 +465,8 @@ def _training_tokens(modality: Modality, items: Sequence[Item] | None, config: R
     """Encode the items, or sample sequences from the base where there are none."""
     if items is None:
         return Encoded(sample_training_set(modality, config.num_samples, seed=config.seed, purpose="training"))
+    if are_ids(items):
+        return chosen_ids(items, modality, config.num_samples, config.seed)
     return modality.encode_training(items, count=config.num_samples, seed=config.seed)
 
 
@@ -390,6 +477,8 @@ def _held_out_tokens(
     if items is None:
         own = sample_training_set(modality, count, seed=seed, purpose="held-out")
         return unseen(Encoded(own), training.tokens)
+    if are_ids(items):
+        return unseen(chosen_ids(items, modality, min(count, len(items)), seed), training.tokens)
     return unseen(modality.encode_held_out(items, count=count, seed=seed), training.tokens)
 
 
@@ -427,10 +516,26 @@ def _comparison(
         reference_metrics=references,
         training_mask=training.loss_mask,
         held_out_mask=held_out.loss_mask,
+        columns=Columns.of(registry.adapter(modality.name).METRICS),
     )
     if with_references and references is None:
         compare.remarks["reference metrics"] = "not measured: the examples have a loss mask, and not one length"
     return compare
+
+
+@dataclass(frozen=True)
+class _Callback:
+    """Tell a function of each epoch; see `training.monitor.Tracker`."""
+
+    on_epoch: OnEpoch
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Report an epoch."""
+        self.on_epoch(epoch, metrics)
+
+
+def _trackers(on_epoch: OnEpoch | None) -> Sequence[Tracker]:
+    return () if on_epoch is None else (_Callback(on_epoch),)
 
 
 def _check_space(folder: Path, model: TrainableModel, last_layers: int, checkpoint_every: int | None) -> None:

@@ -6,7 +6,7 @@ answer. What is left for later needs an adapter, a model or the items. Imports n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,12 +43,13 @@ from hypergen.storage.run_folder import check_output, is_finished, num_stored, s
 GIVE_PROMPTS = "; give --prompt or --prompts"
 
 
-def check_fit(config: FitConfig, given: Mapping[str, Any]) -> tuple[FitConfig, str]:
+def check_fit(config: FitConfig, given: Mapping[str, Any], in_memory: Collection[str] = ()) -> tuple[FitConfig, str]:
     """Check a fit.
 
     Args:
         config: what the user gave.
         given: the modality's options among it.
+        in_memory: options that describe an object of Python, and name no source.
 
     Returns:
         The config, with the snapshot in place of a folder of the hub's cache, and the modality.
@@ -59,35 +60,36 @@ def check_fit(config: FitConfig, given: Mapping[str, Any]) -> tuple[FitConfig, s
     name, model = modality_of(config.modality, config.model)
     if model is None:
         embedded_base(name)
-    make_settings(name, dict(given), {})
+    make_settings(name, dict(given), {}, FitConfig)
     require_read("fit", name, given)
     if config.output is None or not is_finished(Path(config.output), config.resume):
         if config.output is not None and is_first_rank():
             check_output(Path(config.output), config.resume)
-        for source in (config.data, config.prompts):
-            require_source(name, source)
+        for option in ("data", "prompts"):
+            require_source(name, None if option in in_memory else getattr(config, option))
     return replace(config, model=model), name
 
 
-def check_pretrain(config: PretrainConfig, given: Mapping[str, Any]) -> None:
+def check_pretrain(config: PretrainConfig, given: Mapping[str, Any], in_memory: Collection[str] = ()) -> None:
     """Check a pretraining.
 
     Args:
         config: what the user gave.
         given: the modality's options among it.
+        in_memory: options that describe an object of Python, and name no source.
 
     Raises:
         InputError: no modality, place or source like that, an option that nobody reads, or one of several processes.
     """
     if is_distributed():
         raise InputError("pretrain: runs in one process; fit takes several")
-    make_settings(config.modality, dict(given), {})
+    make_settings(config.modality, dict(given), {}, PretrainConfig)
     require_read("pretrain", config.modality, given)
     if is_finished(Path(config.output), config.resume):
         return
     check_output(Path(config.output), config.resume)
-    for source in (config.data, config.held_out):
-        require_source(config.modality, source)
+    for option in ("data", "held_out"):
+        require_source(config.modality, None if option in in_memory else getattr(config, option))
 
 
 def check_generate(

@@ -1,16 +1,20 @@
 """Define the errors that a user can cause, each with the exit code of the command line.
 
 Every message is one line: what, where, the value, what is allowed. `cli` prints it after `hypergen: ` and leaves
-with `exit_code`; from Python they are ordinary exceptions. Imports only the standard library.
+with `exit_code`; from Python they are ordinary exceptions. A message is written with the flags of the command line;
+where Python called, they become keywords on the way out. Imports only the standard library.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+FLAG = re.compile(r"(?<![\w-])(?<!pip install )--(no-)?([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+_flags_are_used: ContextVar[bool] = ContextVar("flags_are_used", default=False)
 
 
 class HypergenError(Exception):
@@ -49,12 +53,42 @@ class DiskError(HypergenError):
     exit_code = 6
 
 
-class Interrupted(HypergenError):
-    """A signal arrived (SIGINT: 130, SIGTERM: 143, others likewise); the state was saved first."""
+class Interrupted(KeyboardInterrupt):
+    """A signal arrived (SIGINT: 130, SIGTERM: 143, others likewise); the state was saved first.
+
+    No `Exception`, as Python has it: a sweep that goes on after failures must not take it for one.
+    """
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Keep the flags in messages inside: the command line was used."""
+    token = _flags_are_used.set(True)
+    try:
+        yield
+    finally:
+        _flags_are_used.reset(token)
+
+
+@contextmanager
+def in_keywords() -> Iterator[None]:
+    """Name options as Python's keywords in the messages of errors that leave the block, unless flags were used."""
+    try:
+        yield
+    except (HypergenError, Interrupted) as error:
+        if not _flags_are_used.get():
+            error.args = tuple(as_keywords(part) if isinstance(part, str) else part for part in error.args)
+        raise
+
+
+def as_keywords(message: str) -> str:
+    """Turn flags into keywords: `--max-new-tokens` -> `max_new_tokens`, `--no-native` -> `native=False`."""
+    message = message.replace("--resume continues", "resume=True continues")  # a switch that is to be given
+    return FLAG.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

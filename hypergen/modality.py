@@ -1,8 +1,8 @@
 """Describe what an adapter gives and what the core asks of its model: the contract, as types.
 
 The core (training, decoding, evaluation) sees a modality only through these protocols and never learns what a token
-means, so that a third modality is a package and one line in `registry`; `tests/toy` is one. They are split by client:
-training asks for a `TrainableModel`, the activation cache for a `TruncatableModel`, decoding for a `Decoder`,
+means, so that a third modality is a package that `register_modality` names; `tests/toy` is one. They are split by
+client: training asks for a `TrainableModel`, the activation cache for a `TruncatableModel`, decoding for a `Decoder`,
 evaluation for a `Predictor`; a modality's model is all four, a `TokenModel`.
 Imports no library at run time, so that whatever needs only a `Metric` stays light.
 
@@ -474,6 +474,20 @@ class Adapter(Protocol):
         """
         ...
 
+    def read_rows(self, *, rows: Sequence[Any], source: str, settings: Any, skip_bad: int) -> Sequence[Item]:
+        """Make items of Python objects: of items themselves, and of a table's rows, which are mappings.
+
+        Args:
+            rows: at least one.
+            source: what they are, in words, for messages.
+            settings: the adapter's own.
+            skip_bad: bad rows that are skipped and counted, at most.
+
+        Raises:
+            InputError: a row is neither, or more of them are bad.
+        """
+        ...
+
     def cut(self, *, item: Item, count: int, settings: Any) -> tuple[Item, Item] | None:
         """Cut one item in two, for a source that has only one: what is trained on, and its end, which is held out.
 
@@ -514,6 +528,19 @@ class Adapter(Protocol):
 
         Args:
             source: the name.
+        """
+        ...
+
+    def wrap(self, *, model: object, tokenizer: object, settings: Any) -> Modality:
+        """Wrap a model that the caller has loaded; it is trained in place.
+
+        Args:
+            model: as the adapter's library has it.
+            tokenizer: what encodes and decodes for it; None: not given.
+            settings: the adapter's own; an open field takes the value that suits the model.
+
+        Raises:
+            InputError: they are of another kind, or do not fit each other or the settings.
         """
         ...
 

@@ -26,6 +26,7 @@ from hypergen.storage.run_folder import check_finished
 from hypergen.storage.strict_json import read_optional
 
 if TYPE_CHECKING:
+    from hypergen.objects import Objects
     from hypergen.training.plan import Plan
 
 CHECKPOINT_SECONDS = 600.0  # between checkpoints of a fit that does not say how many epochs
@@ -80,6 +81,19 @@ def split_options(
     return config, settings
 
 
+def only_options(config_class: type[Config], config: Config | None, options: dict[str, Any], verb: str) -> Config:
+    """Make the config of a verb that has no settings of a modality.
+
+    Raises:
+        InputError: as `split_options`, or the verb has no such option.
+    """
+    resolved, others = split_options(config_class, config, options)
+    if others:
+        name, known = min(others), [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+        raise InputError(f"{flag(name)}: not an option of {verb}{did_you_mean(name, known)}")
+    return resolved
+
+
 def refuse_empty(config: Any) -> None:
     """Refuse an empty text: it is a shell variable that was never set, not a wish for the default."""
     for field in fields(config):
@@ -95,8 +109,16 @@ def require_read(verb: str, modality: str, given: Mapping[str, Any]) -> None:
             raise InputError(f"{flag(field.name)}: only {' and '.join(verbs)} read{'s' * (len(verbs) == 1)} it")
 
 
-def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) -> Any:
+def make_settings(
+    modality: str, given: dict[str, Any], recipe: dict[str, Any], config_class: type | None = None
+) -> Any:
     """Make the modality's `Settings` from what the user gave, the rest from a recipe.
+
+    Args:
+        modality: its name.
+        given: the user's values.
+        recipe: values of fields that are open.
+        config_class: the verb's own options, one of which may have been meant.
 
     Raises:
         InputError: the modality has no such option.
@@ -104,7 +126,9 @@ def make_settings(modality: str, given: dict[str, Any], recipe: dict[str, Any]) 
     settings_class = registry.settings_class(modality)
     known = {field.name for field in fields(settings_class)}
     for name in given.keys() - known:
-        raise InputError(f"{flag(name)}: not an option of modality '{modality}', which has {', '.join(sorted(known))}")
+        listed = f"not an option of modality '{modality}', which has {', '.join(sorted(known))}"
+        verb = () if config_class is None else [field.name for field in fields(config_class)]
+        raise InputError(f"{flag(name)}: {listed}{did_you_mean(name, [*known, *verb])}")
     return fill(settings_class(**given), recipe)
 
 
@@ -168,13 +192,15 @@ def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     source, found = registry.identify(model) if model else (None, None)
     if source is not None and not registry.is_named(source):
         check_finished(Path(source))
+    if asked in registry.modalities() and source and registry.told(source) is None:
+        found = asked  # a guess yields to the user
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found
     if name is None:
         where = f"{model}: {_why_unknown(Path(model))}; " if model else ""
         hint = "" if model else " (no other option is)"
-        raise InputError(f"{where}--modality is needed: {', '.join(registry.MODALITIES)}{hint}")
+        raise InputError(f"{where}--modality is needed: {', '.join(registry.modalities())}{hint}")
     return name, source
 
 
@@ -237,27 +263,28 @@ def fit_recipe(card: Mapping[str, Any], data: str) -> dict[str, Any]:
 
 
 def read_items(
-    adapter: Adapter, settings: Any, config: FitConfig
+    adapter: Adapter, settings: Any, config: FitConfig, objects: Objects
 ) -> tuple[Sequence[Item] | None, Sequence[Item] | None]:
     """Read training and held-out items; None where they are sampled from the base."""
 
-    def read(source: str) -> Sequence[Item]:
-        return adapter.read(source=source, settings=settings, skip_bad=config.skip_bad)
+    def read(option: str, source: str) -> Sequence[Item]:
+        return objects.read(adapter, option, source, settings, config.skip_bad)
 
     from hypergen.data.splits import split_items
+    from hypergen.objects import are_ids
 
-    items = None if config.data == OWN else read(config.data)
+    items = None if config.data == OWN else read("data", config.data)
     prompts = config.prompts or (adapter.DEFAULT_PROMPTS if config.data == OWN else None)
     if prompts == OWN or (prompts is None and items is None):
         _check_drawn(config)
     if prompts is not None:
-        return items, None if prompts == OWN else read(prompts)
+        return items, None if prompts == OWN else read("prompts", prompts)
     if items is None:
         return None, None
     count = num_held_out(config)
 
     def cut(item: Item) -> tuple[Item, Item] | None:
-        return adapter.cut(item=item, count=count, settings=settings)
+        return None if are_ids([item]) else adapter.cut(item=item, count=count, settings=settings)
 
     return split_items(items, count, config.seed, config.data, "--prompts", cut=cut)
 

@@ -162,7 +162,7 @@ def test_more_prompts_than_there_are_are_refused(data, toy_base, tmp_path):
     """Asked for; the default takes those that there are."""
     (tmp_path / "five.jsonl").write_text("[1, 2, 3]\n[1, 2, 3, 4]\n[2, 3]\n[4, 5]\n[6, 7]\n")
     prompts, options = f"{tmp_path}/five.jsonl", {"epochs": 1, "data": data}
-    with pytest.raises(InputError, match=r"^--held-out-samples 6: there are 5 prompts that were not trained on$"):
+    with pytest.raises(InputError, match=r"^held_out_samples 6: there are 5 prompts that were not trained on$"):
         fit(toy_base, tmp_path / "run", prompts=prompts, held_out_samples=6, **options)
     assert not (tmp_path / "run").exists()
     run = fit(toy_base, tmp_path / "run", prompts=prompts, held_out_samples=None, **options)
@@ -190,7 +190,7 @@ def test_only_the_last_layers_change(last_layers, toy_base, tmp_path):
 
 def test_more_last_layers_than_blocks_are_refused_before_anything_is_computed(toy_base, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "_training_tokens", None)
-    with pytest.raises(InputError, match="--last-layers 4: the model has 3 blocks"):
+    with pytest.raises(InputError, match=r"^last_layers 4: the model has 3 blocks"):
         fit(toy_base, tmp_path / "run", last_layers=4)
     assert not (tmp_path / "run").exists()
 
@@ -237,8 +237,8 @@ def test_evaluate_measures_completions_from_elsewhere(fitted, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"count": 9}, "--count 9: there are 8 prompts"),
-        ({"completions": "nothing.jsonl"}, "--completions nothing.jsonl: cannot be read"),
+        ({"count": 9}, "count 9: there are 8 prompts"),
+        ({"completions": "nothing.jsonl"}, "completions nothing.jsonl: cannot be read"),
     ],
 )
 def test_evaluate_refuses_what_cannot_be_compared(options, message, fitted):
@@ -263,7 +263,7 @@ def test_evaluate_needs_a_run_and_a_base(toy_base, fitted, tmp_path):
     for path in fitted.folder.glob("*tokens*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "hypergen.json").write_text('{"modality": "toy"}')
-    with pytest.raises(InputError, match="give --baseline"):
+    with pytest.raises(InputError, match="give baseline"):
         hypergen.evaluate(tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_pretrain_and_fit_from_it(registered, tmp_path):
 def test_pretrain_takes_held_out_items_from_elsewhere(registered, tmp_path):
     (tmp_path / "some.jsonl").write_text("[1, 2, 3]\n")
     options = {"modality": "toy", "width": 8, "num_layers": 1, "num_heads": 1, "steps": 2, "device": "cpu"}
-    with pytest.raises(InputError, match="give --held-out"):
+    with pytest.raises(InputError, match="give held_out"):
         hypergen.pretrain(data=f"{tmp_path}/some.jsonl", output=f"{tmp_path}/base", **options)
     held_out = f"{tmp_path}/some.jsonl"
     base = hypergen.pretrain(data="numbers", held_out=held_out, output=f"{tmp_path}/base", **options)
@@ -362,10 +362,81 @@ def test_a_resumed_fit_needs_the_same_mask(masked, toy_base, tmp_path, monkeypat
     assert fit(toy_base, folder, masked=True, resume=True).records == masked.records
 
 
+# What only Python has.
+
+
+def test_each_epoch_is_told(toy_base, tmp_path):
+    told = []
+    run = fit(toy_base, tmp_path / "run", measure_every=2, on_epoch=lambda *epoch: told.append(epoch))
+    assert [{"epoch": epoch} | metrics for epoch, metrics in told] == read_metrics(run.folder)
+    assert told[1][1].keys() > told[0][1].keys() == {"loss", "accuracy"}
+
+
+def test_progress_is_shown_unless_it_is_not_wanted(toy_base, tmp_path, phases):
+    run = fit(toy_base, tmp_path / "silent", progress=False)
+    hypergen.evaluate(run, progress=False)
+    run.generate(progress=False), run.grid(progress=False), hypergen.generate(run.folder, progress=False)
+    assert phases() == {}
+    run.generate()
+    assert phases() == {"generate": "8/8"}
+
+
+def test_generate_loads_and_continues_in_one_call(fitted):
+    expected = fitted.generate([[1, 2, 3]], strategy="top-p", seed=3, max_new_tokens=5)
+    how = {"strategy": "top-p", "seed": 3, "max_new_tokens": 5}
+    assert hypergen.generate(fitted.folder, [[1, 2, 3]], device="cpu", **how) == expected
+    assert hypergen.generate(fitted, [[1, 2, 3]], **how) == expected
+    assert len(hypergen.generate(str(fitted.folder), prompt_length=6, device="cpu")) == 8
+    with pytest.raises(InputError, match=r"^prompt_length: not an option of generate with a run that is loaded$"):
+        hypergen.generate(fitted, prompt_length=6)
+
+
+def test_without_a_source_the_embedded_base_is_loaded(toy_base, monkeypatch):
+    monkeypatch.setattr(api, "embedded_base", {"toy": toy_base}.get)
+    assert str(hypergen.load(modality="toy", device="cpu").folder) == toy_base
+    assert len(hypergen.generate(None, [[1, 2]], modality="toy", device="cpu", max_new_tokens=2)) == 1
+    with pytest.raises(InputError, match=r"^modality is needed: text, image"):
+        hypergen.load()
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("epoch", "epoch: not an option of modality 'toy', which has .*; did you mean epochs\\?$"),
+        ("modulos", "modulos: not an option of modality 'toy', which has .*; did you mean modulus\\?$"),
+        ("wandb", "wandb: not an option of modality 'toy', which has masked, modulus, prompt_length, sequence_length$"),
+    ],
+)
+def test_a_typo_is_answered_with_the_keyword_that_was_meant(name, message, toy_base, tmp_path):
+    with pytest.raises(InputError, match=f"^{message}"):
+        fit(toy_base, tmp_path / "run", **{name: 3})
+
+
+def test_a_typo_of_evaluate_and_generate_is_answered_too(fitted):
+    with pytest.raises(InputError, match=r"^counts: not an option of evaluate; did you mean count\?$"):
+        hypergen.evaluate(fitted, counts=3)
+    for attempt in (fitted.generate, fitted.grid):
+        with pytest.raises(InputError, match=r"^top_q: not an option of .*did you mean top_[kp]\?$"):
+            attempt(top_q=0.9)
+    with pytest.raises(InputError, match=r"^top_p 2: must be above 0 and at most 1$"):
+        fitted.generate(top_p=2)
+
+
+def test_a_comparison_is_short_in_a_console_and_a_table_in_a_notebook(fitted):
+    compared = hypergen.evaluate(fitted, count=3, device="cpu")
+    count = len(compared.records)
+    assert repr(compared) == f"<comparison of {count} rows: 3 prompts of 4 tokens, 12 new tokens each>"
+    page = compared._repr_html_()
+    assert page.count("<tr>") == count + 1 and "<th>steady</th>" in page and "3 prompts of 4 tokens" in page
+    assert repr(compared.records).startswith(f"<{count} records: base greedy, ") and len(repr(compared.records)) < 500
+    pytest.importorskip("pandas")
+    assert list(compared.to_dataframe().index) == [record["name"] for record in compared.records]
+
+
 def test_held_out_samples_are_counted_before_a_training_set_is_drawn(toy_base, tmp_path, monkeypatch):
     def sample(*_, **__):
         raise AssertionError("a training set was drawn")
 
     monkeypatch.setattr(api, "sample_training_set", sample)
-    with pytest.raises(InputError, match=r"^--held-out-samples 100000: there are \d+ prompts that"):
+    with pytest.raises(InputError, match=r"^held_out_samples 100000: there are \d+ prompts that"):
         fit(toy_base, tmp_path / "run", data="self", held_out_samples=100_000)

@@ -127,8 +127,7 @@ class TextFile:
             "from hypergen.trackers.text_file import TextFile\nfrom hypergen.training.plan import FitResult, Plan\n",
         ),
         (
-            "            max_overlap=resolved.max_overlap,\n",
-            "            max_overlap=resolved.max_overlap,\n"
+            "            trackers=_trackers(on_epoch),\n",
             "            trackers=() if resolved.report_to is None else (TextFile(resolved.report_to),),\n",
         ),
     ],

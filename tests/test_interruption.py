@@ -53,7 +53,7 @@ def test_a_signal_in_training_leaves_a_checkpoint_to_continue(number, code, toy_
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt(patch, monitor, "append_metrics", number, call=2)
-        with pytest.raises(hypergen.HypergenError, match=f"stopped by signal {number:d} after step 6") as error:
+        with pytest.raises(KeyboardInterrupt, match=f"stopped by signal {number:d} after step 6") as error:
             fit(toy_base, folder)
     assert error.value.exit_code == code
     assert {path.split("/")[0] for path in tree(folder)} == {"checkpoints", "metrics.jsonl"}
@@ -74,7 +74,7 @@ def test_a_signal_in_training_leaves_a_checkpoint_to_continue(number, code, toy_
 )
 def test_a_signal_before_training_leaves_nothing(module, name, call, toy_base, tmp_path, monkeypatch):
     interrupt(monkeypatch, module, name, signal.SIGTERM, call)
-    with pytest.raises(hypergen.HypergenError, match="stopped by signal 15"):
+    with pytest.raises(KeyboardInterrupt, match="stopped by signal 15"):
         fit(toy_base, tmp_path / "runs" / "toy")
     assert not tree(tmp_path)
 
@@ -86,7 +86,7 @@ def test_a_signal_before_training_leaves_nothing(module, name, call, toy_base, t
 def test_a_signal_after_training_leaves_no_half_run(module, name, call, toy_base, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, module, name, signal.SIGTERM, call)
-        with pytest.raises(hypergen.HypergenError, match="stopped by signal 15"):
+        with pytest.raises(KeyboardInterrupt, match="stopped by signal 15"):
             fit(toy_base, tmp_path / "run", checkpoint_every=1)
     assert {path.split("/")[0] for path in tree(tmp_path / "run")} == {"checkpoints", "metrics.jsonl"}
     fit(toy_base, tmp_path / "run", resume=True)
@@ -129,7 +129,7 @@ def stopped(base, folder, monkeypatch, **options):
     """A folder with two checkpoints of a fit that was stopped after its second epoch."""
     with monkeypatch.context() as patch:
         interrupt(patch, monitor, "append_metrics", signal.SIGTERM, call=2)
-        with pytest.raises(hypergen.HypergenError):
+        with pytest.raises(KeyboardInterrupt):
             fit(base, folder, checkpoint_every=1, **options)
     return sorted((folder / "checkpoints").iterdir())
 
@@ -165,8 +165,8 @@ def test_other_options_are_refused_by_name(toy_base, tmp_path, monkeypatch):
     stopped(toy_base, tmp_path / "run", monkeypatch)
     before = tree(tmp_path)
     for other in OTHERS:
-        flag = "--" + next(iter(other)).replace("_", "-")
-        with pytest.raises(hypergen.InputError, match=f"was started with {flag} .*, not {next(iter(other.values()))}"):
+        ((name, value),) = other.items()
+        with pytest.raises(hypergen.InputError, match=f"was started with {name} .*, not {value}"):
             fit(toy_base, tmp_path / "run", resume=True, **other)
     assert tree(tmp_path) == before
 

@@ -10,6 +10,7 @@ import pytest
 from hypergen import options, registry
 from hypergen.config import HELD_OUT_SAMPLES, PAPER_RECIPE, ExportConfig, FitConfig, PretrainConfig
 from hypergen.errors import InputError
+from hypergen.objects import Objects
 from tests.toy.config import Settings
 
 RECIPE = PAPER_RECIPE | {"sequence_length": 256}
@@ -74,6 +75,15 @@ def test_a_folder_tells_its_modality(name, content, expected, tmp_path):
     assert options.modality_of(None, folder) == options.modality_of(expected, folder) == (expected, folder)
     with pytest.raises(InputError, match=f"is of modality '{expected}'$"):
         options.modality_of("other", folder)
+
+
+def test_the_user_wins_over_a_guess_and_over_nothing_else(tmp_path):
+    folder = record(tmp_path, {"hidden_size": 8}, "config.json")
+    assert options.modality_of("toy", folder) == ("toy", folder)
+    assert options.modality_of(None, folder) == ("text", folder)
+    record(tmp_path, {"modality": "text"})
+    with pytest.raises(InputError, match=f"^--modality toy: {folder} is of modality 'text'$"):
+        options.modality_of("toy", folder)
 
 
 def test_what_hypergen_wrote_wins_over_the_architecture(tmp_path):
@@ -226,13 +236,13 @@ class Reader:
     ],
 )
 def test_where_training_and_held_out_items_come_from(data, prompts, expected):
-    items = options.read_items(Reader, None, FitConfig(data=data, prompts=prompts))
+    items = options.read_items(Reader, None, FitConfig(data=data, prompts=prompts), Objects())
     assert tuple(part and part[0] for part in items) == expected
 
 
 def test_own_samples_on_both_sides_where_a_modality_has_no_prompts(monkeypatch):
     monkeypatch.setattr(Reader, "DEFAULT_PROMPTS", None)
-    assert options.read_items(Reader, None, FitConfig(data="self")) == (None, None)
+    assert options.read_items(Reader, None, FitConfig(data="self"), Objects()) == (None, None)
 
 
 # What a verb works on.

@@ -13,6 +13,7 @@ import pytest
 import hypergen
 from hypergen.cli.commands import parse
 from hypergen.cli.main import main
+from hypergen.image.pixels import from_unit, to_pictures
 from tests.image.tiny import pictures
 
 PROJECT = Path(__file__).parents[1]
@@ -109,16 +110,17 @@ def test_what_is_quick_runs(command, workplace, monkeypatch, capsys):
     assert len(capsys.readouterr().out) > 100
 
 
-def test_the_python_block_runs(workplace, monkeypatch):
-    """As it stands in the README, but with a run that is there in place of the minute of training."""
+def test_the_python_blocks_run_as_printed(workplace, monkeypatch):
+    """One after the other, but with a run that is there in place of the minute of training."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(hypergen, "fit", lambda **_: hypergen.load("runs/pictures"), raising=False)
-    run = hypergen.load("runs/pictures")
-    prompt_ids = run.tokens()[:2, 1:1]
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names = {"pictures": pictures(3, 32), "prompt_ids": prompt_ids}
-    exec(block, names)
+    verbs, codec = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(verbs, names)
     assert (workplace / "grid.png").stat().st_size > 1000
+    exec(codec, names)
+    found, expected = to_pictures(from_unit(names["pixels"])), names["pictures"]
+    assert [picture.tobytes() for picture in found] == [picture.tobytes() for picture in expected]
 
 
 def test_every_flag_of_the_table_is_real(capsys):

@@ -1,12 +1,16 @@
 """A name leads to its package, a folder to its modality. Alone: pytest tests/test_registry.py"""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import hypergen
 from hypergen import registry
+from hypergen.config import FitConfig
 from hypergen.errors import InputError
 
 
@@ -66,6 +70,85 @@ def test_a_folder_without_configuration_tells_by_a_file_of_one_modality(register
         assert registry.identify(tmp_path / expected).modality == expected
         (tmp_path / expected / "config.json").write_text('{"model_type": "imagegpt"}')
         assert registry.identify(tmp_path / expected).modality == "image"
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The modalities, as they were again after the test."""
+    monkeypatch.setattr(registry, "modalities", lambda found=dict(registry.OWN): found)
+    return registry.modalities()
+
+
+def test_a_modality_is_registered_by_name_and_package(known):
+    hypergen.register_modality("numbers", "tests.toy")
+    assert known["numbers"] == "tests.toy" and registry.adapter("numbers").__name__ == "tests.toy.adapter"
+    hypergen.register_modality("numbers", "tests.toy")  # again, as a notebook's cell does
+
+
+@pytest.mark.parametrize(
+    "name, package, message",
+    [
+        ("text", "tests.toy", "modality 'text': hypergen.text has this name"),
+        ("../x", "tests.toy", "modality '../x': its name must be letters, digits, '-' and '_'"),
+        (3, "tests.toy", "modality 3: its name must be letters, digits, '-' and '_'"),
+        ("audio", "no_such", r"modality 'audio': no_such.config cannot be imported \(No module named 'no_such'\)"),
+        ("audio", "hypergen.cli", r"modality 'audio': hypergen.cli.config cannot be imported"),
+    ],
+)
+def test_what_is_no_modality_is_refused(name, package, message, known):
+    with pytest.raises(InputError, match=f"^{message}"):
+        hypergen.register_modality(name, package)
+    assert known == registry.OWN
+
+
+def test_a_config_that_lacks_something_is_named(known, monkeypatch, tmp_path):
+    (tmp_path / "half_a_modality").mkdir()
+    (tmp_path / "half_a_modality" / "config.py").write_text("Settings, PAPER_RECIPE, SOURCES = object, {}, ''")
+    monkeypatch.syspath_prepend(tmp_path)
+    lacks = "half_a_modality.config lacks BUILT_IN_SOURCES, NAMED_BASES, MODEL_SUFFIXES, MODEL_FILES, EXPORT_FORMATS"
+    with pytest.raises(InputError, match=f"^modality 'half': {lacks}, recognizes$"):
+        hypergen.register_modality("half", "half_a_modality")
+
+
+def test_a_setting_that_the_core_has_is_refused(known, monkeypatch):
+    monkeypatch.setattr("tests.toy.config.Settings", FitConfig)
+    with pytest.raises(InputError, match=r"tests.toy.config.Settings has allow_pickle_weights, which is an option of"):
+        hypergen.register_modality("numbers", "tests.toy")
+
+
+def plugin(folder, text):
+    """What pip leaves of a distribution with entry points."""
+    (folder / "plugin-1.dist-info").mkdir()
+    (folder / "plugin-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+    (folder / "plugin-1.dist-info" / "entry_points.txt").write_text(text)
+
+
+def test_the_command_line_knows_the_modalities_of_other_distributions(tmp_path):
+    plugin(tmp_path, "[hypergen.modalities]\nnumbers = tests.toy\nbroken = nowhere\ntext = tests.toy\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-m", "hypergen", "fit", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert shown.returncode == 0 and "--modulus" in shown.stdout and "numbers, or a .jsonl" in shown.stdout
+    assert [line.split(" is left out: ")[0] for line in shown.stderr.splitlines()] == [
+        "hypergen: entry point broken = nowhere of hypergen.modalities",
+        "hypergen: entry point text = tests.toy of hypergen.modalities",
+    ]
+
+
+def test_nothing_is_looked_for_before_somebody_asks():
+    code = "import sys, hypergen.registry; print('importlib.metadata' in sys.modules and hypergen.registry.modalities"
+    code += ".cache_info().currsize)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "0\n"
+    with pytest.raises(AttributeError, match="has no attribute 'MODALITIE'"):
+        registry.MODALITIE  # noqa: B018 (the access is the test)
+
+
+def test_a_guess_is_not_told(registered, tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    assert (registry.told(tmp_path), registry.identify(tmp_path).modality) == (None, "text")
+    (tmp_path / "config.json").write_text('{"model_type": "toy"}')
+    assert registry.told(tmp_path) == "toy"
 
 
 def test_an_empty_folder_tells_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import pickle
 import shutil
 from html import escape
 
@@ -48,9 +49,9 @@ def test_a_run_says_whether_it_is_hyperfitted(run, toy_base):
 
 def test_settings_can_be_given_on_top_and_must_exist(fitted):
     assert hypergen.load(fitted, device="cpu", prompt_length=7).modality.settings.prompt_length == 7
-    with pytest.raises(InputError, match="--image-size: not an option of modality 'toy'"):
+    with pytest.raises(InputError, match=r"^image_size: not an option of modality 'toy'"):
         hypergen.load(fitted, image_size=7)
-    with pytest.raises(InputError, match=r"--modality text: .* is of modality 'toy'"):
+    with pytest.raises(InputError, match=r"^modality text: .* is of modality 'toy'"):
         hypergen.load(fitted, modality="text")
 
 
@@ -218,5 +219,65 @@ def test_an_interpolated_run_is_exported_as_it_is(run, tmp_path):
 
 
 def test_an_export_has_no_other_options(run):
-    with pytest.raises(InputError, match=r"^--epochs: not an option of export$"):
+    with pytest.raises(InputError, match=r"^epochs: not an option of export$"):
         run.export(epochs=3)
+
+
+# In a console, a notebook and another process.
+
+
+def test_a_run_is_short_in_a_console_and_a_table_in_a_notebook(run, toy_base):
+    loss = run.record["training"]["loss"]
+    assert repr(run) == f"<hypergen run '{run.folder}': toy, training loss {loss:.3f}, epochs 8>"
+    page = run._repr_html_()
+    assert page.count("<tr>") == 5 and "hyperfitted greedy" in page and "steady" in page and f"{loss:.3f}" in page
+    base = hypergen.load(toy_base, device="cpu")
+    assert repr(base) == f"<hypergen run '{toy_base}': toy, a base>" and "<table>" not in base._repr_html_()
+    assert "interpolated with its base at 0.5" in repr(run.interpolate(0.5))
+
+
+def test_a_name_cannot_act_on_the_notebook(run):
+    marked = hypergen.Run(run.folder / "<script>", run.modality, run.record)
+    assert "<script>" not in marked._repr_html_() and "&lt;script&gt;" in marked._repr_html_()
+
+
+def test_a_run_is_pickled_by_where_it_lies(run):
+    for one in (run, hypergen.load(run.folder, device="cpu", prompt_length=7)):
+        content = pickle.dumps(one)
+        again = pickle.loads(content)
+        assert len(content) < 1000 and again.modality.settings == one.modality.settings
+        assert again.record == run.record and again.generate() == one.generate()
+    half = run.interpolate(0.5)
+    again = pickle.loads(pickle.dumps(half))
+    assert logits(again).equal(logits(half)) and again.record["interpolated"] == 0.5
+
+
+def test_a_pickle_is_read_from_another_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.folder.parent)
+    content = pickle.dumps(hypergen.load(run.folder.name, device="cpu"))
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(content).record == run.record
+
+
+def test_a_pickle_whose_folder_is_gone_is_one_line(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    content = pickle.dumps(hypergen.load(tmp_path / "run", device="cpu"))
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises((InputError, OSError)):
+        pickle.loads(content)
+
+
+def test_the_table_becomes_a_dataframe(run):
+    pytest.importorskip("pandas")
+    table = run.to_dataframe()
+    assert list(table.index) == [record["name"] for record in run.records]
+    values = run.records[2]["values"]["ttr"]
+    assert table.loc["hyperfitted greedy", ["ttr", "ttr_low", "ttr_high"]].tolist() == [
+        values[part] for part in ("mean", "low", "high")
+    ]
+
+
+def test_prompts_come_from_tables_too(run):
+    pandas = pytest.importorskip("pandas")
+    expected = run.generate([[1, 2, 3], [4, 4]])
+    assert run.generate(pandas.DataFrame({"numbers": [[1, 2, 3], [4, 4]]})) == expected

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from hypergen import registry
+from hypergen import testing as contract
 from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.runtime.signals import SignalWatch
 from hypergen.training.checkpoints import Checkpoints
-from tests import contract
 from tests.toy import adapter
 from tests.toy.adapter import numbers, toy
 from tests.toy.config import Settings

@@ -25,7 +25,8 @@ from hypergen.config import (
     PretrainConfig,
 )
 from hypergen.errors import InputError, did_you_mean
-from hypergen.runtime.console import quiet, sanitize
+from hypergen.runtime.console import sanitize
+from hypergen.runtime.progress import hidden
 from hypergen.version import __version__
 
 Settings = dict[str, Any]  # the modality's options that were typed, also those with the default's value
@@ -206,7 +207,7 @@ def parse(arguments: list[str]) -> Command:
 
 def run(command: Command) -> None:
     """Run a command, quietly where it is asked to."""
-    with quiet(command.common.quiet):
+    with hidden(command.common.quiet):
         command()
 
 

@@ -29,8 +29,9 @@ from hypergen.options import stored_settings
 from hypergen.report.columns import Columns
 from hypergen.report.page import page
 from hypergen.run import Run
-from hypergen.runtime.console import dim, note, quiet, sanitize, sanitize_block
+from hypergen.runtime.console import dim, sanitize, sanitize_block
 from hypergen.runtime.devices import describe_machine, pick_device
+from hypergen.runtime.progress import hidden, note
 from hypergen.storage.atomic import publish, write_file
 from hypergen.storage.manifest import check_manifest
 
@@ -80,7 +81,7 @@ def generate(
     num_tokens = loaded.modality.model.num_tokens
     with (
         open_journal(target, Path(run), options, rows, machine, num_tokens=num_tokens) as batch_store,
-        quiet(stream is not None),
+        hidden(stream is not None),
     ):
         completions = loaded.complete(
             rows,

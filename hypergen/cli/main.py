@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from hypergen.cli.commands import parse, run
-from hypergen.errors import DiskError, HypergenError
+from hypergen.errors import DiskError, HypergenError, Interrupted, in_flags
 from hypergen.runtime.console import STANDARD_ERROR, as_message
 from hypergen.runtime.dependencies import require_versions
 from hypergen.runtime.signals import SignalWatch
@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        with SignalWatch():
+        with in_flags(), SignalWatch():
             command = parse(arguments)
             require_versions()
             run(command)
             sys.stdout.flush()
-    except HypergenError as error:
+    except (HypergenError, Interrupted) as error:
         print(as_message(str(error))[:LONGEST_MESSAGE], file=STANDARD_ERROR)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone; nobody is to be told

@@ -37,6 +37,7 @@ from hypergen.evaluation.example import example_of
 from hypergen.evaluation.overlap import longest_overlap
 from hypergen.evaluation.predictions import prediction_values
 from hypergen.evaluation.quotation import quoted_run, recited_rows
+from hypergen.evaluation.records import Records
 from hypergen.modality import Decoder, Figure, Modality, Predictor, ReferenceMetrics
 from hypergen.report.columns import Columns
 from hypergen.report.verdicts import BASE_GREEDY, ORIGINAL, OURS, Quotation, Verdict, judge, shown_title
@@ -45,8 +46,6 @@ from hypergen.runtime.progress import track
 FIGURE_ROWS = 16
 FIGURE_RECITED = 4  # examples behind those that are shown as well, at most, where a completion recites
 QUICK_ROWS = 16  # examples measured while a training runs
-
-Record = dict[str, Any]
 
 
 class ComparedModel(Predictor, Decoder, Protocol):
@@ -79,6 +78,7 @@ class Comparison:
         reference_metrics: ReferenceMetrics | None = None,
         training_mask: Tensor | None = None,
         held_out_mask: Tensor | None = None,
+        columns: Columns | None = None,
     ):
         """Cut the prompts off the held-out examples; rows are added afterwards.
 
@@ -93,6 +93,7 @@ class Comparison:
             training_mask: loss mask (M, T) of the training tokens; its padding is no quotation.
             held_out_mask: loss mask (N, T) of the examples: where their prompts end, and which predictions are
                 measured.
+            columns: how the metrics are shown; by default the core's.
         """
         self.modality, self.training, self.held_out = modality, training, held_out
         self.training_mask, self.held_out_mask = training_mask, held_out_mask
@@ -106,7 +107,7 @@ class Comparison:
         """Completions (N, S) by the name of their row, an answer filled up behind its end."""
         self.values: dict[str, dict[str, Tensor]] = {}
         """Metrics, (N,) or () each, by the name of their row."""
-        self.records: list[Record] = []
+        self.records = Records(columns=columns)
         """Rows of the table: name, and mean and interval of each metric."""
         self.remarks: dict[str, str] = {}
         """Notes on single rows, by name."""
@@ -114,6 +115,17 @@ class Comparison:
         """Whether the run is hyperfitted, once `judge` has said so."""
         self._base_top: Tensor | None = None
         self._citations: dict[int, CitationIndex] = {}
+
+    def __repr__(self) -> str:
+        return f"<comparison of {len(self.records)} rows: {self.sizes}>"
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook, and how much it rests on."""
+        return f"{self.records._repr_html_()}\n<p>{self.sizes}</p>"
+
+    def to_dataframe(self) -> Any:
+        """Make a pandas DataFrame of `records`, flat."""
+        return self.records.to_dataframe()
 
     def add(
         self,

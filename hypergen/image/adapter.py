@@ -67,6 +67,21 @@ def read(*, source: str, settings: Settings, skip_bad: int) -> sources.Pictures:
     return sources.read(source, skip_bad)
 
 
+def read_rows(*, rows: Sequence[Any], source: str, settings: Settings, skip_bad: int) -> sources.Pictures:
+    """Take PIL pictures, or the first picture of each row of a table.
+
+    Args:
+        rows: at least one; a table's are read when they are needed.
+        source: what they are, for messages.
+        settings: of pictures; they do not matter here.
+        skip_bad: bad pictures to skip, at most; above 0 all are read once now.
+
+    Raises:
+        InputError: the first row has no picture, or more are bad.
+    """
+    return sources.read_rows(rows, source, skip_bad)
+
+
 def cut(*, item: Image.Image, count: int, settings: Settings) -> None:
     """Leave a picture whole: a part of it is no held-out picture."""
 
@@ -108,6 +123,21 @@ def card(*, source: str) -> Mapping[str, Any]:
         source: the name.
     """
     return {}
+
+
+def wrap(*, model: object, tokenizer: object, settings: Settings) -> ImageModality:
+    """Refuse a model that is an object: a picture model is a transformer and its codec, which a folder holds.
+
+    Args:
+        model: of any kind.
+        tokenizer: of any kind.
+        settings: the adapter's own.
+
+    Raises:
+        InputError: always.
+    """
+    kind = type(model).__name__
+    raise InputError(f"--model: is of type {kind}; a picture model is named by its folder or hub id, or is a Run")
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> ImageModality:

@@ -37,6 +37,9 @@ class PictureFigure:
         encoded = b64encode(png.getvalue()).decode()
         return f'<img {size} alt="Completions side by side" src="data:image/png;base64,{encoded}">'
 
+    def _repr_html_(self) -> str:
+        return self.html()
+
     def save(self, folder: Path) -> list[Path]:
         """Write the picture into `folder` as a PNG file."""
         path = folder / f"{FIGURE}.png"

@@ -13,7 +13,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, overload
 
@@ -68,6 +68,33 @@ def read(source: str, skip_bad: int = 0) -> Pictures:
     """
     pictures = _open(source)
     return _good_ones(source, pictures, skip_bad) if skip_bad else pictures
+
+
+def read_rows(rows: Sequence[object], source: str, skip_bad: int = 0) -> Pictures:
+    """Take pictures from Python objects: PIL pictures, or rows of a table, of which the first picture counts.
+
+    Args:
+        rows: at least one.
+        source: what they are, for messages.
+        skip_bad: bad ones to skip and count, at most; to find them all are read once now.
+
+    Raises:
+        InputError: the first one is no picture, or more are bad.
+    """
+
+    def load(row: int) -> Image.Image:
+        values = [found := rows[row], *(found.values() if isinstance(found, Mapping) else ())]
+        picture = next((value for value in values if isinstance(value, Image.Image)), None)
+        if picture is None:
+            kind = type(found).__name__
+            raise InputError(f"{source}: row {row + 1}: is a {kind} without a picture; PIL pictures are needed")
+        return to_rgb(picture, f"{source}: row {row + 1}")
+
+    pictures = Pictures(load, range(len(rows)))
+    if skip_bad:
+        return _good_ones(source, pictures, skip_bad)
+    pictures[0]
+    return pictures
 
 
 def _good_ones(source: str, pictures: Pictures, skip_bad: int) -> Pictures:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from functools import cache
 from typing import Any, TextIO
 
@@ -84,30 +82,6 @@ def warn(text: str) -> None:
 def as_message(text: str) -> str:
     """Make a line for standard error: sanitized, then redacted, so that no control character hides a secret."""
     return f"hypergen: {redact(sanitize(text))}"
-
-
-_is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
-
-
-@contextmanager
-def quiet(wanted: bool = True) -> Iterator[None]:
-    """Show neither progress nor notes inside; warnings and errors are shown."""
-    before = _is_quiet.set(wanted or _is_quiet.get())
-    try:
-        yield
-    finally:
-        _is_quiet.reset(before)
-
-
-def is_quiet() -> bool:
-    """Tell whether progress and notes are not to be shown."""
-    return _is_quiet.get()
-
-
-def note(text: str) -> None:
-    """Print what is good to know to standard error, unless all is quiet."""
-    if not is_quiet():
-        warn(text)
 
 
 def dim(text: str, stream: TextIO) -> str:

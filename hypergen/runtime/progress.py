@@ -1,22 +1,29 @@
-"""Show the progress of long work on standard error: a rich bar on a terminal, plain lines elsewhere.
+"""Show the progress of long work: a rich bar on a terminal, a bar of its own in a notebook, plain lines elsewhere.
 
-Both show the count, tokens per second where tokens are counted, the newest loss, and the time left. Text passed in is
-escaped, so a file name cannot style or break the terminal.
+All show the count, tokens per second where tokens are counted, the newest loss, and the time left. Text passed in is
+escaped, so a file name cannot style or break the terminal or the page.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol, cast
+from contextvars import ContextVar
+from html import escape
+from typing import IO, Any, Protocol, cast
 
-from hypergen.runtime.console import STANDARD_ERROR, StandardError, is_quiet, sanitize
+from hypergen.runtime.console import STANDARD_ERROR, StandardError, sanitize, warn
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_DRAWINGS = 0.2  # of a notebook's bar, each of which is a message to the browser
 DECIMALS = 6  # of a count that is shown: parts of one add up to it in spite of rounding
+
+
+_is_hidden: ContextVar[bool] = ContextVar("is_hidden", default=False)
 
 
 class Advance(Protocol):
@@ -30,20 +37,36 @@ def no_progress(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
 
 
 @contextmanager
+def hidden(is_hidden: bool = True) -> Iterator[None]:
+    """Show neither progress nor notes inside, for callers that asked for silence; warnings and errors are shown."""
+    token = _is_hidden.set(is_hidden or _is_hidden.get())
+    try:
+        yield
+    finally:
+        _is_hidden.reset(token)
+
+
+def note(text: str) -> None:
+    """Print what is good to know to standard error, unless progress is hidden."""
+    if not _is_hidden.get():
+        warn(text)
+
+
+@contextmanager
 def track(label: str, total: float, done: int = 0, *, transient: bool = False) -> Iterator[Advance]:
     """Show the progress of the work inside, which calls `advance(tokens=2048, loss=1.2)` after each step.
 
     Args:
-        label: stands in front; nothing is shown where it is empty, or where all is quiet (`console.quiet`).
+        label: stands in front; nothing is shown where it is empty, or where progress is `hidden`.
         total: the count at the end.
         done: what an earlier process did of the total; it takes no part in the time left.
         transient: a passing phase: its bar vanishes at its end, and plain lines appear only where it takes as long as
             there is between two of them.
     """
-    if not label or is_quiet():
+    if not label or _is_hidden.get():
         yield no_progress
         return
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _notebook_bar if _notebook_display() else _bar if sys.stderr.isatty() else _lines
     with show(sanitize(label), total, done, transient) as advance:
         yield advance
 
@@ -79,6 +102,52 @@ def _bar(label: str, total: float, before: int, transient: bool) -> Iterator[Adv
             progress.update(task, completed=round(done, DECIMALS), words=_describe(started, seen, numbers))
 
         yield advance
+
+
+def _notebook_display() -> Any:
+    """Find what shows objects in the notebook that runs this process; None outside one."""
+    ipython = sys.modules.get("IPython")  # which the kernel of a notebook has imported
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else importlib.import_module("IPython.display").display
+
+
+class _Bar:
+    """Draw itself where a notebook asks, until it is taken away."""
+
+    def __init__(self, label: str, total: float, done: int):
+        self.label, self.total, self.done, self.words, self.is_gone = label, int(total), done, "", False
+
+    def __repr__(self) -> str:
+        return "" if self.is_gone else f"{self.label}: {self.done}/{self.total}  {self.words}"
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress value="{self.done}" max="{self.total}"></progress>'
+        return "" if self.is_gone else f"{escape(self.label)} {bar} {self.done}/{self.total} {escape(self.words)}"
+
+
+@contextmanager
+def _notebook_bar(label: str, total: float, before: int, transient: bool) -> Iterator[Advance]:
+    started = drawn = time.perf_counter()
+    done, seen, bar = float(before), 0, _Bar(label, total, before)
+    handle = _notebook_display()(bar, display_id=True)
+
+    def advance(count: float = 1, *, tokens: int = 0, **numbers: float) -> None:
+        nonlocal done, seen, drawn
+        done, seen = done + count, seen + tokens
+        now = time.perf_counter()
+        bar.done, bar.words = int(round(done, DECIMALS)), _describe(started, seen, numbers)
+        if now - drawn >= SECONDS_BETWEEN_DRAWINGS or bar.done >= total:
+            drawn = now
+            left = (now - started) * (total - done) / (done - before) if done > before else math.inf
+            bar.words += f"  {left:.0f} s left"
+            handle.update(bar)
+
+    try:
+        yield advance
+    finally:
+        if transient:
+            bar.is_gone = True
+            handle.update(bar)
 
 
 @contextmanager

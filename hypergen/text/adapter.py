@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.data.compressed import ZSTANDARD
@@ -24,13 +24,14 @@ from hypergen.text.checkpoint import (
     load_causal,
     locate,
     new_llama,
+    prepare_causal,
     processor_files,
     read_config,
 )
 from hypergen.text.config import PAPER_RECIPE, Settings
 from hypergen.text.conversations import Example, plain_text
 from hypergen.text.documents import cut_end
-from hypergen.text.introspection import context_length
+from hypergen.text.introspection import context_length, text_config
 from hypergen.text.metrics import MAUVE, SACREBLEU
 from hypergen.text.modality import TextModality
 from hypergen.text.model import TextModel
@@ -113,6 +114,21 @@ def read(*, source: str, settings: Settings, skip_bad: int) -> Sequence[str | Ex
     return sources.read(source, settings, skip_bad)
 
 
+def read_rows(*, rows: Sequence[Any], source: str, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
+    """Take texts and examples, or rows of a table with the fields that a file's rows have; see `sources.read_rows`.
+
+    Args:
+        rows: at least one.
+        source: what they are, for messages.
+        settings: name the field that holds the text.
+        skip_bad: bad rows that are skipped and counted, at most.
+
+    Raises:
+        InputError: a row is neither or malformed, or there is no text.
+    """
+    return sources.read_rows(rows, source, settings, skip_bad)
+
+
 def card(*, source: str) -> Mapping[str, Any]:
     """Return the card of a named base (`named_bases`); empty for any other source.
 
@@ -182,6 +198,36 @@ def build(
         seed=config.seed,
     )
     return TextModality(TextModel(causal), tokenizer, settings)
+
+
+def wrap(*, model: object, tokenizer: object, settings: Settings) -> TextModality:
+    """Wrap a causal language model and its tokenizer; the model becomes fp32, decodes greedily and is trained in place.
+
+    Args:
+        model: of transformers.
+        tokenizer: of transformers; by default the one that lies where the model was loaded from.
+        settings: as in `load`.
+
+    Raises:
+        InputError: they are of another kind, nothing tells the tokenizer, or they do not fit each other.
+    """
+    _check_prompt(settings)
+    if not isinstance(model, PreTrainedModel):
+        kind = type(model).__name__
+        raise InputError(f"--model: is of type {kind}; a causal language model of transformers is needed")
+    origin = model.name_or_path or None
+    if tokenizer is None:
+        if origin is None:
+            raise InputError("tokenizer: is needed for a model that was loaded from nowhere")
+        tokenizer = load_tokenizer(origin)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"tokenizer: is of type {type(tokenizer).__name__}; one of transformers is needed")
+    if settings.offload:
+        raise InputError("--offload: reads a model from files; this one is in memory")
+    causal, config = prepare_causal(model), text_config(model)
+    settings = _fit_to_context(settings, context_length(config))
+    _check_fit(type(model).__name__, config, tokenizer, _sequence_length(settings))
+    return TextModality(TextModel(causal), tokenizer, settings, word_list=find_words(origin) if origin else None)
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> TextModality:

@@ -198,6 +198,23 @@ def load_causal(source: Source, config: PreTrainedConfig, num_resident: int | No
     return causal
 
 
+def prepare_causal(causal: PreTrainedModel) -> PreTrainedModel:
+    """Prepare a model that the caller has loaded, in place: fp32, and greedy generation defaults.
+
+    Raises:
+        InputError: it is quantized, no decoder alone, or has weights that are not finite.
+    """
+    name, config = type(causal).__name__, causal.config
+    if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(f"--model: {name} is no causal language model")
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(f"--model: its weights are quantised; hyperfitting needs the unquantised {name}")
+    causal.float()
+    _check_finite(name, causal)
+    _decode_greedily(causal)
+    return causal
+
+
 def _check_finite(name: str, causal: PreTrainedModel) -> None:
     weights = {one: weight for one, weight in causal.named_parameters() if not weight.is_meta}
     with track("check weights", len(weights), transient=True) as advance:

@@ -22,15 +22,25 @@ FRAMED = f"Framed: recites the training set, more than {LONG_OVERLAP} tokens in 
 WORD = re.compile(r"\S+")
 
 
+class Html(str):
+    """Show itself as a page in a notebook, where a plain string would be quoted."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
 @dataclass
 class TextFigure:
     """Hold a comparison of texts, which is HTML alone; see `modality.Figure`."""
 
-    content: str
+    content: Html
     """The fragment of HTML."""
 
     def html(self) -> str:
         """Return the fragment."""
+        return self.content
+
+    def _repr_html_(self) -> str:
         return self.content
 
     def save(self, folder: Path) -> list[Path]:
@@ -42,7 +52,7 @@ def comparison_table(
     prompts: Sequence[str],
     columns: Mapping[str, Sequence[str]],
     recited: Mapping[str, Collection[int]] = MappingProxyType({}),
-) -> str:
+) -> Html:
     """Build a table with one row an example, and with a legend where something is marked or framed.
 
     Args:
@@ -60,7 +70,7 @@ def comparison_table(
     notes = [MARKED] * ("<mark>" in lines) + [FRAMED] * any(recited.values())
     legend = f"<caption>{'<br>'.join(notes)}</caption>\n" if notes else ""
     head = f"{legend}<thead><tr>{titles}</tr></thead>"
-    return f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n'
+    return Html(f'<table class="compare">\n{head}\n<tbody>\n{lines}\n</tbody>\n</table>\n')
 
 
 def _cell(title: str, content: str, is_recited: bool = False) -> str:

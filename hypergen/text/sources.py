@@ -6,7 +6,7 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import resources
@@ -22,7 +22,7 @@ from hypergen.data.hub import HUB, load_hub_rows
 from hypergen.data.json_array import index_json
 from hypergen.data.jsonl import index_rows
 from hypergen.data.lazy import Concatenated
-from hypergen.data.rows import no_field
+from hypergen.data.rows import checked_text, no_field
 from hypergen.errors import InputError
 from hypergen.runtime.console import first_line
 from hypergen.text.config import SOURCES, Settings
@@ -74,6 +74,38 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | E
             with skip_bad_rows(str(path), skip_bad) as skip:
                 documents = _open(path, settings, Unpacker(), skip)
     return _require_text(source, documents)
+
+
+def read_rows(rows: Sequence[object], source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | Example]:
+    """Take texts and examples from Python objects, or from rows of a table, which are mappings.
+
+    Args:
+        rows: at least one.
+        source: what they are, for messages.
+        settings: name the field that holds the text.
+        skip_bad: bad rows that are skipped and counted, at most.
+
+    Raises:
+        InputError: a row is neither or malformed, or there is no text.
+    """
+    items = []
+    with skip_bad_rows(source, skip_bad) as skip:
+        for number, row in enumerate(rows, 1):
+            try:
+                items.append(_item_of_object(settings.text_field, f"{source}: row {number}", row))
+            except InputError as error:
+                skip(error)
+    return _require_text(source, items)
+
+
+def _item_of_object(field: str, where: str, row: object) -> str | Example:
+    if isinstance(row, Example):
+        return row
+    if isinstance(row, str):
+        return checked_text(where, field, row)
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: is of type {type(row).__name__}; a text, or a row with a field '{field}' is needed")
+    return item_of(field, where, dict(row))
 
 
 def _read_folder(folder: Path, settings: Settings, skip_bad: int) -> Sequence[str | Example]:

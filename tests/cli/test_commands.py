@@ -25,8 +25,8 @@ from hypergen.config import (
 from hypergen.errors import InputError
 from hypergen.image.config import Settings as ImageSettings
 from hypergen.run import Run
-from hypergen.runtime.console import note, warn
-from hypergen.runtime.progress import track
+from hypergen.runtime.console import warn
+from hypergen.runtime.progress import note, track
 from hypergen.text.config import Settings as TextSettings
 from tests.conftest import unless
 

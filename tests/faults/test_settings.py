@@ -87,7 +87,7 @@ def test_d4_wrong_types_from_python(text_base, tmp_path):
         lambda: EvaluateConfig(baseline=1): "--baseline 1",
         lambda: FitConfig(allow_pickle_weights="yes"): "--allow-pickle-weights 'yes': must be true or false",
         lambda: Settings(text_field=3): "--text-field 3",
-        lambda: hypergen.fit(model=text_base, epoch=3): "--epoch: not an option of modality 'text'",
+        lambda: hypergen.fit(model=text_base, epoch=3): "epoch: not an option of modality 'text'",
     }.items():
         with pytest.raises(InputError) as error:
             make()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from hypergen import testing as contract
 from hypergen.config import FitConfig
 from hypergen.decoding.loop import generate
 from hypergen.decoding.self_samples import sample_training_set
@@ -14,7 +15,6 @@ from hypergen.errors import InputError
 from hypergen.image import adapter
 from hypergen.image.adapter import load, read
 from hypergen.image.config import Settings
-from tests import contract
 from tests.image.tiny import SIZE, base, new_base, pictures
 
 CODECS = ["vq", "colors"]

@@ -51,6 +51,11 @@ def test_a_figure_is_one_file(tmp_path):
     assert Image.open(tmp_path / "grid.png").tobytes() == picture.tobytes()
 
 
+def test_a_figure_shows_itself_in_a_notebook():
+    figure = PictureFigure(draw_picture_grid({"a": pictures(1)}))
+    assert figure._repr_html_() == figure.html()
+
+
 def test_what_is_recited_has_a_frame_and_a_legend():
     columns = {"a": pictures(2), "b": pictures(2)}
     plain, framed = draw_picture_grid(columns), draw_picture_grid(columns, framed={"b": [1], "a": []})

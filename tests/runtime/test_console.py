@@ -13,9 +13,6 @@ from hypergen.runtime.console import (
     dim,
     first_line,
     is_printable,
-    is_quiet,
-    note,
-    quiet,
     sanitize,
     sanitize_block,
     warn,
@@ -108,18 +105,6 @@ def test_a_standard_error_that_cannot_be_written_is_no_obstacle(failure, monkeyp
     warn("nobody reads this")
     console.STANDARD_ERROR.flush()
     assert console.STANDARD_ERROR.encoding == "utf-8" and not console.STANDARD_ERROR.isatty()
-
-
-def test_quiet_keeps_warnings_and_ends_with_its_block(capsys):
-    with quiet():
-        assert is_quiet()
-        note("noted")
-        warn("warned")
-        with quiet(False):  # inside a quiet block all stays quiet
-            note("noted")
-    with quiet(False):
-        note("noted again")
-    assert not is_quiet() and capsys.readouterr().err == "hypergen: warned\nhypergen: noted again\n"
 
 
 class Terminal(io.StringIO):

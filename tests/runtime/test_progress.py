@@ -1,14 +1,19 @@
-"""Plain lines where nobody can see a bar, a bar on a terminal. Alone: pytest tests/runtime/test_progress.py"""
+"""Plain lines where nobody can see a bar, a bar on a terminal and in a notebook, nothing where that was asked for.
+
+Alone: pytest tests/runtime/test_progress.py
+"""
 
 import io
 import re
+import sys
 from contextlib import redirect_stderr
+from types import SimpleNamespace
 
 import pytest
 
 from hypergen.runtime import progress
-from hypergen.runtime.console import quiet
-from hypergen.runtime.progress import track
+from hypergen.runtime.console import warn
+from hypergen.runtime.progress import note, track
 
 
 class Terminal(io.StringIO):
@@ -155,7 +160,75 @@ def test_work_goes_on_where_nobody_reads_its_progress(is_terminal, monkeypatch):
             advance(tokens=5, loss=1.0)
 
 
-def test_nothing_is_shown_where_all_is_quiet(capsys):
-    with quiet(), track("count", 1) as advance:
-        advance()
+# In a notebook, and hidden.
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """A kernel that shows what it is given; gives the pages that a browser was sent, newest last."""
+    pages = []
+
+    def show(shown, display_id=False):
+        assert display_id is True
+        pages.append(shown._repr_html_())
+        return SimpleNamespace(update=lambda again: pages.append(again._repr_html_()))
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=show))
+    return SimpleNamespace(pages=pages, shell=shell)
+
+
+def test_a_notebook_gets_a_bar_of_its_own(notebook, capsys, clock):
+    with track("count <b>", 4, done=1) as advance:
+        for _ in range(3):
+            clock(1)
+            advance(tokens=10, loss=0.5)
+    assert notebook.pages[0] == 'count &lt;b&gt; <progress value="1" max="4"></progress> 1/4 '
+    assert notebook.pages[-1] == (
+        'count &lt;b&gt; <progress value="4" max="4"></progress> 4/4 loss 0.500  10 tokens/s  0 s left'
+    )
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_is_not_flooded(notebook, clock):
+    with track("count", 1000) as advance:
+        for _ in range(999):
+            clock(0.01)
+            advance()
+    assert 40 <= len(notebook.pages) <= 60
+
+
+def test_the_notebook_s_bar_of_a_passing_phase_vanishes(notebook):
+    with pytest.raises(KeyError), track("count", 2, transient=True):
+        raise KeyError
+    assert notebook.pages[-1] == ""
+
+
+def test_ipython_on_a_terminal_is_no_notebook(notebook, capsys):
+    notebook.shell.kernel = None
+    with track("count", 1) as advance:
+        advance()
+    assert notebook.pages == [] and capsys.readouterr().err == "count: 1/1    0 s left\n"
+
+
+def test_hidden_progress_is_not_shown_and_comes_back(notebook, terminal, capsys):
+    with progress.hidden(), redirect_stderr(terminal), track("count", 1) as advance:
+        advance(tokens=3, loss=1.0)
+    with progress.hidden(), progress.hidden(False), track("count", 1) as advance:
+        advance()
+    assert notebook.pages == [] and terminal.getvalue() == "" and capsys.readouterr() == ("", "")
+    with progress.hidden(False), track("count", 1) as advance:
+        advance()
+    assert notebook.pages
+
+
+def test_notes_are_hidden_with_the_progress_and_warnings_are_not(capsys):
+    with progress.hidden():
+        note("noted")
+        warn("warned")
+        with progress.hidden(False):  # inside a hidden block all stays so
+            note("noted")
+    with progress.hidden(False):
+        note("noted again")
+    assert capsys.readouterr().err == "hypergen: warned\nhypergen: noted again\n"

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import hypergen
+from hypergen import testing as contract
 from hypergen.config import FitConfig, PretrainConfig
 from hypergen.errors import InputError
 from hypergen.runtime import dependencies
 from hypergen.text import adapter
 from hypergen.text.config import Settings
 from hypergen.text.modality import TextModality
-from tests import contract
 from tests.text import tiny
 
 

@@ -88,5 +88,6 @@ def test_emoji_and_right_to_left_text_stay():
 
 def test_a_figure_is_html_alone(tmp_path):
     figure = TextFigure(comparison_table(["a"], {"b": ["c"]}))
+    assert figure.content._repr_html_() == figure._repr_html_() == figure.content  # in a notebook
     assert figure.html() == figure.content and figure.save(tmp_path / "new") == []
     assert not (tmp_path / "new").exists()

@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
+from hypergen import testing as contract
 from hypergen.errors import InputError
 from hypergen.text.config import Settings
 from hypergen.text.modality import TextModality
 from hypergen.text.model import TextModel
 from hypergen.text.tokenizer import train_tokenizer
 from hypergen.text.word_list import write_words
-from tests import contract
 from tests.text import tiny
 
 

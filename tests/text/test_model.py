@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hypergen import testing as contract
 from hypergen.errors import InputError
 from hypergen.text.model import TextModel
-from tests import contract
 from tests.text import tiny
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import hypergen
+from hypergen import testing as contract
 from hypergen.cli import main as cli
 from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
@@ -23,7 +24,6 @@ from hypergen.text import adapter, checkpoint, offload
 from hypergen.text.config import Settings
 from hypergen.training import activation_cache
 from hypergen.training.activation_cache import ActivationCache
-from tests import contract
 from tests.text import tiny
 
 SETTINGS = Settings(sequence_length=16, prompt_length=4, offload=True)

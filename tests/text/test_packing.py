@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
+from hypergen import testing as contract
 from hypergen.errors import InputError
 from hypergen.kernels import packed_model
 from hypergen.text import packing
 from hypergen.text.model import TextModel
 from hypergen.text.packing import pack_weights
-from tests import contract
 from tests.text import tiny
 
 PACKED = ("llama", "qwen2", "gpt2")

@@ -373,7 +373,7 @@ def test_a_stopped_fit_on_chats_goes_on_bit_for_bit(run, base, data, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(monitor, "append_metrics", stopped)
-        with pytest.raises(hypergen.HypergenError, match="stopped by signal 15"):
+        with pytest.raises(KeyboardInterrupt, match="stopped by signal 15"):
             fit(base, data / "chats.jsonl", tmp_path / "run")
     with pytest.raises(InputError, match="was started with"):
         fit(base, data / "chats.jsonl", tmp_path / "run", resume=True, text_field="messages")

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
+from hypergen import testing as contract
 from hypergen.text.model import TextModel
 from hypergen.text.rotary import RotaryLengths, rotary_lengths
-from tests import contract
 from tests.text import tiny
 
 BORDER, CONTEXT = 16, 24

@@ -182,6 +182,14 @@ class ToyModality:
         (folder / "toy.json").write_text(json.dumps({"settings": asdict(self.settings), "shape": self.shape}))
 
 
+def read_rows(*, rows: Sequence[Any], source: str, settings: Settings, skip_bad: int) -> list[Numbers]:
+    """Lists of ints, or rows of a table with a column `numbers`."""
+    items = [list(row["numbers"]) if isinstance(row, Mapping) and "numbers" in row else row for row in rows]
+    if wrong := [type(item).__name__ for item in items if not isinstance(item, list)]:
+        raise InputError(f"{source}: holds a {wrong[0]}; allowed are lists of numbers")
+    return items
+
+
 def cut(*, item: Numbers, count: int, settings: Settings) -> tuple[Numbers, Numbers] | None:
     size = min(len(item) // 4, count * settings.sequence_length)
     return (item[:-size], item[-size:]) if size else None
@@ -203,6 +211,13 @@ def build(
 def card(*, source: str) -> Mapping[str, Any]:
     """The named base has a recipe for each source."""
     return {"fit": {"self": {"epochs": 2}, "data": {"epochs": 3}}} if source in NAMED_BASES else {}
+
+
+def wrap(*, model: object, tokenizer: object, settings: Settings) -> ToyModality:
+    """A ToyModel; there is no tokenizer."""
+    if not isinstance(model, ToyModel) or tokenizer is not None:
+        raise InputError(f"model: is of type {type(model).__name__}; a ToyModel alone is needed")
+    return ToyModality(model, settings, {})
 
 
 def load(*, source: str, settings: Settings, allow_pickle_weights: bool) -> ToyModality:
