@@ -181,21 +181,16 @@ def test_other_training_data_under_the_same_name_are_refused(toy_base, tmp_path,
         fit(toy_base, tmp_path / "run", resume=True, data=str(data))
 
 
-@pytest.mark.parametrize("last_layers, refused", [(1, True), (0, False)])
-def test_another_base_under_the_same_name_is_refused_where_its_weights_count(
-    last_layers, refused, toy_base, tmp_path, monkeypatch
-):
-    """What is trained comes from the checkpoint, what is not only from the base."""
+@pytest.mark.parametrize("last_layers, differs", [(1, "frozen weights"), (0, "trained weights at the start")])
+def test_another_base_under_the_same_name_is_refused(last_layers, differs, toy_base, tmp_path, monkeypatch):
+    """What is trained comes from the checkpoint, but the comparison is with the base as a whole."""
     base = shutil.copytree(toy_base, tmp_path / "base")
     stopped(base, tmp_path / "run", monkeypatch, last_layers=last_layers)
     other = hypergen.load(base, device="cpu").modality
     with torch.no_grad():
         next(other.model.blocks[0].parameters()).add_(1)
     other.save(base)
-    if not refused:
-        fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
-        return
-    with pytest.raises(hypergen.InputError, match="was started with frozen weights of SHA-256"):
+    with pytest.raises(hypergen.InputError, match=f"was started with {differs} of SHA-256"):
         fit(base, tmp_path / "run", resume=True, last_layers=last_layers)
 
 
@@ -204,10 +199,11 @@ def test_resume_starts_where_there_is_nothing_yet(toy_base, whole, tmp_path):
     assert weights(tmp_path / "run") == weights(whole.folder)
 
 
-def test_a_finished_run_is_refused_as_output(toy_base, whole):
-    for resume in (False, True):
+def test_a_finished_run_is_the_output_of_its_own_command_alone(toy_base, whole):
+    assert fit(toy_base, whole.folder, resume=True).record == whole.record
+    for options in ({}, {"resume": True, "seed": 1}):
         with pytest.raises(hypergen.InputError, match=r"not empty|holds a finished run"):
-            fit(toy_base, whole.folder, resume=resume)
+            fit(toy_base, whole.folder, **options)
 
 
 def test_a_text_run_killed_in_its_process_goes_on(text_base, text_data, tmp_path):
