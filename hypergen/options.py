@@ -192,8 +192,8 @@ def modality_of(asked: str | None, model: str | None) -> tuple[str, str | None]:
     source, found = registry.identify(model) if model else (None, None)
     if source is not None and not registry.is_named(source):
         check_finished(Path(source))
-    if asked in registry.modalities() and source and registry.told(source) is None:
-        found = asked  # a guess yields to the user
+    if asked in registry.modalities().keys() - registry.OWN and source and registry.told(source) is None:
+        found = asked  # a guess yields to the user; our own modalities recognize their models
     if asked is not None and found is not None and asked != found:
         raise InputError(f"--modality {asked}: {model} is of modality '{found}'")
     name = asked or found

@@ -57,7 +57,7 @@ def test_a_folder_of_the_hub_s_cache_becomes_its_snapshot(toy_base, tmp_path):
         ({}, {}, "^--modality is needed"),
         ({"modality": "toy"}, {}, "has no embedded base; give --model"),
         ({"modality": "text"}, {"mirror": True}, "^--mirror: not an option of modality 'text'"),
-        ({"modality": "image"}, {"mirror": True}, "^mirror: only pretrain reads it$"),
+        ({"modality": "image"}, {"mirror": True}, "^--mirror: only pretrain reads it$"),
         ({"modality": "text"}, {"chat": True}, "^--chat: only generate reads it$"),
         ({"modality": "text", "data": "nowhere.txt"}, {}, "^nowhere.txt: no such file or folder; allowed are a .txt"),
         ({"modality": "image", "data": "cifar-10"}, {}, "^cifar-10: no such .*; did you mean cifar10"),
