@@ -105,7 +105,7 @@ def test_nobody_is_told_to_install_a_stranger_s_package():
         for kind in ("*.md", "*.py", "*.json")
         for path in (*PACKAGE.rglob(kind), *PROJECT.glob(f"benchmarks/**/{kind}"))
     ]
-    pages += PROJECT.glob("*.md")
+    pages += [path for kind in ("*.md", "docs/*.md", "docs/*.ipynb") for path in PROJECT.glob(kind)]
     wrong = re.compile(r"pip install (-\S+ )*\\?['\"]?(hypergen|hyperfit)\b")
     assert [str(page) for page in pages if wrong.search(page.read_text(encoding="utf-8"))] == []
     assert PROJECT_FILE["project"]["name"] == "hyperfitting"

@@ -3,6 +3,7 @@
 Alone: pytest tests/test_readme.py
 """
 
+import json
 import re
 import shlex
 import zipfile
@@ -11,13 +12,17 @@ from pathlib import Path
 import pytest
 
 import hypergen
+from hypergen import registry
 from hypergen.cli.commands import parse
 from hypergen.cli.main import main
 from hypergen.image.pixels import from_unit, to_pictures
+from hypergen.report.columns import Columns
+from hypergen.report.table import cells
 from tests.image.tiny import pictures
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+PAGES += sorted((PROJECT / "docs").glob("*.md"))
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 QUICK = ("hypergen generate runs/text-1", "hypergen evaluate runs/text-1")  # within a minute, on a run that is there
 NOT_OURS = ("accelerate", "pip", "pytest", "git", "ruff", "mypy", "python3", "bash", "diff", "cd")
@@ -77,6 +82,88 @@ def test_every_other_program_is_known(command):
 def test_every_link_leads_to_a_file(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def anchors_of(page):
+    """What a link behind # may name: a heading in lower case, without marks, spaces as hyphens."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_into_a_page_leads_to_a_heading(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    missing = [(name, head) for name, head in links if head not in anchors_of(page.parent / name if name else page)]
+    assert missing == []
+
+
+def python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_compiles(page):
+    for block in python_blocks(page):
+        compile(block, page.name, "exec")
+
+
+def test_the_readme_lists_every_page_of_the_docs():
+    pages = {path.name for path in (PROJECT / "docs").iterdir() if path.suffix in (".md", ".ipynb")}
+    assert pages == set(re.findall(r"\]\(docs/([^)]+)\)", README))
+
+
+def test_the_modality_of_the_docs_is_checked_registered_and_fitted(offline, monkeypatch):
+    """Both blocks, one after the other; the registry is afterwards what it was."""
+    monkeypatch.setattr(registry, "modalities", lambda known=dict(registry.OWN): known)
+    checks, registration = python_blocks(PROJECT / "docs" / "your-own-modality.md")
+    names = {}
+    exec(checks, names)
+    exec(registration, names)
+    assert names["run"].record["modality"] == "toy" and len(names["run"].records) == 4
+
+
+SMOL = json.loads((PROJECT / "benchmarks/records/effect-smollm2-135m-fiction.json").read_text(encoding="utf-8"))[0]
+
+
+def test_the_text_at_the_top_is_of_the_record():
+    quoted = " ".join(line.removeprefix(">").strip() for line in README.splitlines() if line.startswith(">"))
+    parts = dict(re.findall(r"\*\*(\w+)\*\* (.*?)(?: \.\.\.)? *(?=\*\*|$)", quoted))
+    columns = {"prompt": "prompts", "before": "base greedy", "after": "hyperfitted greedy"}
+    assert parts.keys() == columns.keys()
+    for part, column in columns.items():
+        assert " ".join(SMOL["completions"][column][0].split()).startswith(parts[part]), part
+
+
+def rows_of(page, head):
+    """The cells of the table whose first head this is, by head; the table ends at the first other line."""
+    table = re.search(rf"^\| {head} \|.*?(?=^(?!\|))", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[0]
+    heads, _, *rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines())
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+READING = PROJECT / "docs" / "reading-the-table.md"
+
+
+@pytest.fixture(scope="module")
+def columns():
+    return Columns.of(*(registry.adapter(name).METRICS for name in ("text", "image")))
+
+
+def test_the_table_that_is_explained_is_of_the_record(columns):
+    heads, *expected = cells(SMOL["domains"]["fiction"]["rows"], columns)
+    rows = rows_of(READING, "row")
+    assert len(rows) == len(expected) and len(rows[0]) == 9
+    for row, numbers in zip(rows, expected, strict=True):
+        assert row.items() <= dict(zip(["row", *heads[1:]], numbers, strict=True)).items()
+
+
+def test_the_glossary_says_which_way_each_column_is_better(columns):
+    known = {metric.head: metric.better for metric in columns.metrics.values()}
+    glossary = {row["column"]: row["better"] or None for row in rows_of(READING, "column")}
+    assert glossary == {head: known[head] for head in glossary}
+    assert {metric.head for metric in columns.metrics.values() if metric.is_summary or metric.is_verdict} <= set(
+        glossary
+    )
 
 
 @pytest.fixture(scope="module")
