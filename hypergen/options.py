@@ -8,6 +8,7 @@ After this no option is open because nobody filled it: a None that is left means
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -168,9 +169,10 @@ def base_of(folder: Path, base: object, name: str, hint: str = "", *, is_typed: 
         return embedded_base(name)
     path = Path(base)
     if not registry.is_named(base):
-        if path.is_absolute() and not path.exists():
+        is_there = os.path.exists(path)  # also where the name is too long for a file
+        if path.is_absolute() and not is_there:
             raise InputError(f"{folder}: its base {base} is not there{hint}")
-        if not (is_typed or path.exists() or is_cached(base)):
+        if not (is_typed or is_there or is_cached(base)):
             where = f"which is not on this machine{hint or '; fetch it first'}"
             raise InputError(f"{folder}: its record names {base} as its base, {where}")
         check_finished(path)

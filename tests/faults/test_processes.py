@@ -158,7 +158,7 @@ def test_the_launchers(launcher, tmp_path, text_base, text_data):
 DEATHS = {
     "the second in a step": ({}, {"place": "train", "call": 5, "signals": (KILL,)}),
     "the first in a step": ({"place": "train", "call": 5, "signals": (KILL,)}, {}),
-    "the first in a save": ({"fault": Fault("kill", 1, only=("weights",), below="step-6")}, {}),
+    "the first in a save": ({"fault": Fault("kill", 2, only=("weights",), below="checkpoints")}, {}),
     "the second while the first saves": ({}, {"place": "train", "call": 4, "signals": (KILL,)}),
 }
 

@@ -189,5 +189,5 @@ def test_a_fit_takes_the_context_where_that_is_smaller_than_the_paper_s_length(t
     assert run.modality.sequence_length == 64 and run.record["settings"]["sequence_length"] == 64
     assert run.tokens().shape == (8, 64)
     assert hypergen.fit(**options, resume=True).record == run.record  # which is finished
-    with pytest.raises(InputError, match="holds a finished run with --sequence-length 64, not 48"):
+    with pytest.raises(InputError, match="holds a finished run with sequence_length 64, not 48"):
         hypergen.fit(**options, resume=True, sequence_length=48)

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 import hypergen
 from hypergen import testing as contract
 from hypergen.cli import main as cli
-from hypergen.config import PretrainConfig
 from hypergen.errors import InputError
 from hypergen.storage.metrics_log import read_metrics
 from hypergen.text import adapter, checkpoint, offload
@@ -31,7 +30,6 @@ FITTED = {
     **{"num_samples": 6, "epochs": 2, "batch_size": 4, "last_layers": 1, "learning_rate": 1e-3, "device": "cpu"},
     **{"held_out_samples": 4, "max_new_tokens": 5, "sequence_length": 16, "prompt_length": 4, "measure_every": 1},
 }
-PRETRAINED = PretrainConfig(modality="text", data="x", output="x")
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": tiny.CONTEXT}
 
 
@@ -181,8 +179,8 @@ def test_refused_by_other_verbs_modalities_and_processes(refused, monkeypatch, n
     assert "--offload: not an option of modality 'image'" in refused("fit", "--modality", "image", "--offload")
     with pytest.raises(InputError, match="--offload 1: must be true or false"):
         Settings(offload=1)
-    with pytest.raises(InputError, match="--offload: pretrain trains every block"):
-        adapter.build(items=tiny.TEXTS, settings=SETTINGS, config=PRETRAINED, checkpoints=None)
+    said = refused("pretrain", "--modality", "text", "--data", "stories", "--output", "new", "--offload")
+    assert "--offload: only fit and generate read it" in said
     monkeypatch.setattr(adapter, "is_distributed", lambda: True)
     with pytest.raises(InputError, match="--offload: runs in one process"):
         load_offloaded(text_base)
