@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.conftest import QUICK_TOY
 pytestmark = pytest.mark.usefixtures("registered", "offline")
 
 GREEDY = DecodingConfig()
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,8 @@ def test_a_wrong_call_imports_no_torch(run, toy_base, full):
     """One process for all of them, because starting one takes longer than any of them."""
     calls = [[{"RUN": run, "BASE": toy_base}.get(word, word) for word in call.split()] for call in WRONG_CALLS]
     script = (
-        "import json, sys\nfrom hypergen import registry\nfrom hypergen.cli.main import main\n"
+        f"import json, sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
+        "from hypergen import registry\nfrom hypergen.cli.main import main\n"
         "registry.MODALITIES['toy'] = 'tests.toy'\n"
         "codes = [main(call) for call in json.loads(sys.argv[1])]\n"
         "print(json.dumps([codes, sorted({'torch', 'transformers', 'PIL'} & sys.modules.keys())]))"
