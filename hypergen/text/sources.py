@@ -6,7 +6,7 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import resources
@@ -76,18 +76,8 @@ def read(source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | E
     return _require_text(source, documents)
 
 
-def read_rows(rows: Sequence[object], source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | Example]:
-    """Take texts and examples from Python objects, or from rows of a table, which are mappings.
-
-    Args:
-        rows: at least one.
-        source: what they are, for messages.
-        settings: name the field that holds the text.
-        skip_bad: bad rows that are skipped and counted, at most.
-
-    Raises:
-        InputError: a row is neither or malformed, or there is no text.
-    """
+def read_rows(rows: Iterable[object], source: str, settings: Settings, skip_bad: int = 0) -> Sequence[str | Example]:
+    """Take texts and examples from Python objects, or from mappings, the rows of a table; see `adapter.read_rows`."""
     items = []
     with skip_bad_rows(source, skip_bad) as skip:
         for number, row in enumerate(rows, 1):
@@ -202,11 +192,4 @@ def _read_stories() -> list[str]:
 
 def _read_hub(source: str, settings: Settings, skip_bad: int) -> Sequence[str | Example]:
     """Read the first `hub_rows` rows of a data set of the hub."""
-    rows, texts = load_hub_rows(source, limit=settings.hub_rows), []
-    with skip_bad_rows(source, skip_bad) as skip:
-        for number, row in enumerate(rows, 1):
-            try:
-                texts.append(item_of(settings.text_field, f"{source}: row {number}", row))
-            except InputError as error:
-                skip(error)
-    return _require_text(source, texts)
+    return read_rows(load_hub_rows(source, limit=settings.hub_rows), source, settings, skip_bad)
