@@ -110,7 +110,7 @@ def test_mypy_finds_a_typo_and_a_wrong_type(tmp_path):
     }
     path = tmp_path / "probe.py"
     path.write_text("\n".join(["import pathlib", "import hypergen", *lines]))
-    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--cache-dir", str(tmp_path), str(path)]
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(path)]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True).stdout
     found = {int(line.split(":")[1]): line for line in shown.splitlines() if ": error: " in line}
     for number, (line, told) in enumerate(lines.items(), 3):
