@@ -15,7 +15,6 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 import hypergen
 from hypergen import registry
 from hypergen.config import DecodingConfig
+from hypergen.evaluation import baselines
 from hypergen.evaluation.bootstrap import summaries
 from hypergen.evaluation.diversity import repetition_values, ttr_values
 from hypergen.evaluation.judge import loss_under
@@ -41,7 +41,6 @@ NUM_PROMPTS = 128
 PROMPT_WORDS, COMPLETION_WORDS = 24, 60
 NEW_TOKENS = 128  # of either tokenizer: more than 60 words
 PASSAGE = 700  # characters of a held-out text whose loss is measured
-GREEDY, TOP_P = DecodingConfig(stop_at_end=False), DecodingConfig(strategy="temperature", top_p=0.9, stop_at_end=False)
 HEADS = {
     "unknown_words": "unknown words",
     "rep_4": "rep-4 (words)",
@@ -98,11 +97,11 @@ def measure(folder: Path, passages: list[tuple[str, str]], words: frozenset[str]
             run = hypergen.fit(model=str(folder), seed=seed, output=f"{temporary}/run", measure_every=0)
             times.append(time.perf_counter() - started)
             training = run.modality.render([run.tokens()[0][:0]] * len(run.tokens()), run.tokens())
+        of_base, of_run = baselines.fit_baselines(seed)
         columns = {
-            "base greedy": complete(base, prompts, GREEDY),
-            "base top-p": complete(base, prompts, replace(TOP_P, seed=seed)),
-            "hyperfitted greedy": complete(run, prompts, GREEDY),
-            "original": originals,
+            **{row.name: complete(base, prompts, row.decoding) for row in of_base},
+            **{row.name: complete(run, prompts, row.decoding) for row in of_run},
+            baselines.ORIGINAL: originals,
         }
         for name, completions in columns.items():
             rows.setdefault(name, []).append(in_words(prompts, completions, training, words))
@@ -153,7 +152,7 @@ def table(record: dict[str, Any]) -> str:
     lines = ["| base | row | " + " | ".join(HEADS.values()) + " |", "|---|---|" + "--:|" * len(HEADS)]
     for name, base in record.items():
         for row, values in base["rows"].items():
-            values = values | ({"loss": base["loss"]} if row == "base greedy" else {})
+            values = values | ({"loss": base["loss"]} if row == baselines.BASE_GREEDY else {})
             numbers = [_number(values.get(one)) for one in HEADS]
             lines.append(f"| {name}, {base['parameters'] / 1e6:.1f} M | {row} | {' | '.join(numbers)} |")
     return "\n".join(lines)

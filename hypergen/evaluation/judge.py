@@ -4,7 +4,7 @@ A model that was hyperfitted finds its own text likely, so another one has to sa
 tokenizer may differ, so texts are encoded anew, and characters make the numbers of all runs comparable. Low is not
 better: loops are the easiest text of all, and the originals show where human text lies.
 
-Shape letters: B completions, T tokens, C positions of one chunk, V vocabulary.
+Shape letters: B completions, T tokens.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from hypergen.evaluation.predictions import per_position
-from hypergen.kernels.native_loss import sharpness_native
+from hypergen.evaluation.predictions import per_position, sharpness
 from hypergen.modality import Modality
 from hypergen.runtime.progress import track
 
@@ -52,7 +50,7 @@ def loss_under(judge: Modality, prompts: Sequence[str], completions: Sequence[st
     with track("loss under another model", total, transient=True) as advance:
         for places in places_by_length.values():
             batch = torch.stack([encoded[place][0] for place in places])
-            nats = per_position(judge.model, batch, _loss, advance=advance)["loss"].double()  # of tokens 1 to T - 1
+            nats = per_position(judge.model, batch, sharpness, advance=advance)["loss"].double()  # of tokens 1 to T - 1
             for place, row in zip(places, nats, strict=True):
                 losses[place] = row[encoded[place][1] - 1 :].sum() / len(completions[place])
     return losses
@@ -67,10 +65,3 @@ def _encode(judge: Modality, prompt: str, completion: str, number: int) -> tuple
         begin = judge.encode_prompt("")
         return torch.cat([begin, whole]), len(begin)
     return whole, shared
-
-
-def _loss(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Compute the cross-entropy of each position: logits (C, V) and the true ids (C,) -> `loss` (C,)."""
-    if (native := sharpness_native(logits, targets)) is not None:
-        return {"loss": native.losses}
-    return {"loss": functional.cross_entropy(logits.float(), targets, reduction="none")}

@@ -55,7 +55,7 @@ def prediction_values(
     Raises:
         InputError: there is nothing to predict, or a sequence exceeds the model's context.
     """
-    numbers = per_position(model, tokens, _sharpness, batch_size=batch_size, chunk=chunk, advance=advance)
+    numbers = per_position(model, tokens, sharpness, batch_size=batch_size, chunk=chunk, advance=advance)
     return {name: sequence_values(values, loss_mask) for name, values in numbers.items()}
 
 
@@ -122,7 +122,7 @@ def _measured(model: Predictor, batch: Tensor, ids: Tensor, measure: Measure, ch
     return {name: torch.cat([piece[name] for piece in numbers]).view_as(ids).cpu() for name in numbers[0]}
 
 
-def _sharpness(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def sharpness(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Compute loss, entropy and top-k probabilities: logits (C, V) and the true ids (C,) -> name -> (C,)."""
     if (native := sharpness_native(logits, targets)) is not None:
         tops = {f"top{k}_probability": native.top[:, k - 1] for k in (1, 3, 5)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hypergen.errors import InputError
-from hypergen.evaluation import judge as module
+from hypergen.evaluation import predictions as module
 from hypergen.evaluation.judge import loss_under
 from tests.text import tiny
 
