@@ -237,7 +237,9 @@ def test_d3_prompt_that_is_continued(name, text_base, capsys):
     assert record["prompt_tokens"] and len(record["completion_tokens"]) <= 4
     assert cli.main(["generate", text_base, "--device", "cpu", "--prompt", PROMPTS[name], "--max-new-tokens", "4"]) == 0
     shown = capsys.readouterr().out
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
+    if "\t" in PROMPTS[name]:  # the prompt is shown, its own tabs included
+        shown = shown.replace("\t", "", PROMPTS[name].count("\t"))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
 
 
 def test_d3_the_same_prompt_twice_gives_the_same_twice(text_base, capsys):
